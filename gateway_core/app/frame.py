@@ -1,0 +1,133 @@
+"""Around every request: its id, its log line, its metrics, and the answer to what nobody caught."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+
+import structlog
+from aiohttp import HttpVersion, hdrs, web
+from aiohttp.typedefs import Middleware
+
+from gateway_core.app.errors import UnexpectedError, from_aiohttp, problem_response
+from gateway_core.app.guard import MOUNTED
+from gateway_core.app.traffic import Traffic
+from gateway_core.errors import GatewayError, UnsupportedVersion
+from gateway_core.gateway import Gateway
+from gateway_core.http.gone import ClientGone
+from gateway_core.http.links import client_address
+from gateway_core.observe import metrics
+from gateway_core.observe.logs import get_logger
+from gateway_core.routing import Handler
+from gateway_core.version import __version__
+
+log = get_logger("gateway.access")
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+REQUEST_ID_HEADER = "X-Request-Id"
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VERSIONS = (HttpVersion(1, 0), HttpVersion(1, 1))
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_QUIET = frozenset({"core:healthz", "core:readyz", "core:metrics"})
+
+
+def frame(gateway: Gateway, traffic: Traffic) -> Middleware:
+    """The one middleware, outside of everything."""
+
+    @web.middleware
+    async def framed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request[REQUEST_ID])
+        started, status = time.monotonic(), 500
+        with traffic.request(), metrics.IN_PROGRESS.track_inprogress():
+            try:
+                response = await _answer(request, handler)
+                status = response.status
+                return response
+            except asyncio.CancelledError:
+                status = 499
+                metrics.CLIENTS_GONE.labels(_label(request)).inc()
+                raise
+            finally:
+                _record(gateway, request, status=status, seconds=time.monotonic() - started)
+
+    return framed
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        if request.version not in _VERSIONS:
+            raise UnsupportedVersion
+        return await handler(request)
+    except ClientGone:
+        metrics.CLIENTS_GONE.labels(_label(request)).inc()
+        _cut(request)
+        return web.Response(status=499)
+    except web.HTTPException as error:
+        return _render(request, from_aiohttp(error))
+    except GatewayError as error:
+        return _render(request, error)
+    except Exception:
+        log.exception("unexpected error", route=_label(request))
+        metrics.ERRORS.labels(_label(request)).inc()
+        return _render(request, UnexpectedError())
+
+
+def _render(request: web.Request, error: GatewayError) -> web.StreamResponse:
+    if _begun(request):
+        log.warning("answer cut", route=_label(request), error=str(error))
+        _cut(request)
+        return web.Response(status=499)
+    response = problem_response(request, error)
+    if error.status >= 500:
+        response.force_close()
+    return response
+
+
+def _begun(request: web.Request) -> bool:
+    return bool(request.writer is not None and request.writer.output_size)
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
+    """Headers of every answer."""
+    response.headers[hdrs.SERVER] = f"content-gateway/{__version__}"  # aiohttp has put its own there before
+    response.headers.setdefault(REQUEST_ID_HEADER, request.get(REQUEST_ID, ""))
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+
+
+def _label(request: web.Request) -> str:
+    mounted = request.get(MOUNTED)
+    return "unmatched" if mounted is None else mounted.label
+
+
+def _shown_path(request: web.Request) -> str:
+    """The path, or its pattern where the path is itself the right to use it."""
+    mounted = request.get(MOUNTED)
+    return mounted.plain_path if mounted is not None and mounted.route.cors else request.path
+
+
+def _record(gateway: Gateway, request: web.Request, *, status: int, seconds: float) -> None:
+    label = _label(request)
+    method = request.method if request.method in _METHODS else "other"
+    metrics.REQUESTS.labels(label, method, status).inc()
+    metrics.REQUEST_SECONDS.labels(label).observe(seconds)
+    if label in _QUIET:
+        return
+    log.info(
+        "request",
+        method=method,
+        path=_shown_path(request),
+        status=status,
+        route=label,
+        seconds=round(seconds, 4),
+        client=client_address(request, gateway.trusted_proxies),
+    )

@@ -1,0 +1,104 @@
+"""Around every handler: CORS, authentication, scope, body limits, and the check of a body that came with a proof."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiohttp import hdrs, web
+
+from gateway_core.app.errors import from_aiohttp, render
+from gateway_core.auth.authenticators import IDENTITY
+from gateway_core.auth.client import Client, Identity
+from gateway_core.errors import GatewayError, Unauthorized
+from gateway_core.gateway import Gateway
+from gateway_core.http.body import BODY_CHECK, BODY_LIMITS, BodyLimits, body
+from gateway_core.http.cors import CorsPolicy, cors_headers, is_preflight
+from gateway_core.http.gone import ClientGone
+from gateway_core.routing import Body, Handler
+from gateway_core.routing.table import Mounted
+
+MOUNTED: web.RequestKey[Mounted] = web.RequestKey("mounted", Mounted)
+_CREDENTIALS = (hdrs.AUTHORIZATION, hdrs.COOKIE)
+
+
+class Guard:
+    """Turns a mounted route into an aiohttp handler of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._cors = CorsPolicy(origins=frozenset(gateway.settings.cors_origins))
+
+    def wrap(self, mounted: Mounted) -> Handler:
+        """A handler that never raises what can be answered in the route's own form."""
+        route = mounted.route
+        limits = self._limits(mounted)
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            request[MOUNTED] = mounted
+            request[BODY_LIMITS] = limits
+            cors = cors_headers(request, self._cors) if route.cors else {}
+            try:
+                identity = await self._identify(request, mounted)
+                request[IDENTITY] = identity
+                if identity.body_check is not None:
+                    request[BODY_CHECK] = identity.body_check
+                response = await route.handler(request)
+                await self._finish_body(request, identity)
+            except ClientGone:
+                raise
+            except GatewayError as error:
+                response = self._answer(request, mounted, error)
+            except web.HTTPException as error:
+                response = self._answer(request, mounted, from_aiohttp(error))
+            if not response.prepared:
+                response.headers.extend(cors)
+            return response
+
+        return guarded
+
+    def preflight(self, mounted: Mounted) -> Handler:
+        """Answers a browser that asks whether a page may use the route."""
+        del mounted
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            if not is_preflight(request):
+                return web.Response(status=204, headers={hdrs.ALLOW: "GET, HEAD, OPTIONS, POST"})
+            return web.Response(status=204, headers=cors_headers(request, self._cors))
+
+        return answer
+
+    def _answer(self, request: web.Request, mounted: Mounted, error: GatewayError) -> web.StreamResponse:
+        if request.writer is not None and request.writer.output_size:
+            raise error  # the answer has begun: only cutting the connection can tell
+        return render(request, error, mounted.route.errors)
+
+    async def _identify(self, request: web.Request, mounted: Mounted) -> Identity:
+        route = mounted.route
+        if route.scope is not None:
+            return await self._gateway.auth.require(request, _filled(route.scope, request.match_info))
+        if not any(name in request.headers for name in _CREDENTIALS):
+            return Identity(Client.ANONYMOUS)
+        try:
+            return await self._gateway.auth.identify(request) or Identity(Client.ANONYMOUS)
+        except Unauthorized:
+            return Identity(Client.ANONYMOUS)
+
+    async def _finish_body(self, request: web.Request, identity: Identity) -> None:
+        """A handler that did not read the body must not pass a proof that was never looked at."""
+        if identity.body_check is None or request.content.is_eof():
+            return
+        async for _ in body(request):
+            pass
+
+    def _limits(self, mounted: Mounted) -> BodyLimits:
+        route = mounted.route
+        if route.body is Body.STREAM:
+            return BodyLimits(max_bytes=route.max_body_bytes)
+        return BodyLimits(max_bytes=route.max_body_bytes or self._gateway.settings.max_body_bytes)
+
+
+def _filled(template: str, parameters: Mapping[str, str]) -> str:
+    """``pipe:call:{node}`` with the path's values; a colon in a value cannot add a segment."""
+    return ":".join(
+        parameters[part[1:-1]].replace(":", "%3A") if part.startswith("{") else part for part in template.split(":")
+    )

@@ -1,0 +1,1 @@
+"""Database: engine, migrations, and the helpers that every plugin shares."""

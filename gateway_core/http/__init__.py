@@ -1,0 +1,1 @@
+"""HTTP to the letter: ranges, conditions, names, bodies, streams."""

@@ -1,0 +1,133 @@
+"""Big answers, written so that a broken one is never mistaken for a whole one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from gateway_core.http.gone import ClientGone
+from gateway_core.http.stall import StallGuard, reset_connection
+
+STALL_S = 30.0
+"""A client that takes nothing for this long is cut."""
+
+_HIGH_WATER_BYTES = 64 * 1024  # 256 KiB and 1 MiB were no faster on loopback
+_JOIN_BELOW_BYTES = 16 * 1024
+_SHARE_LOOP_BYTES = 4 * 1024 * 1024
+
+Buffer = bytes | bytearray | memoryview
+
+
+@asynccontextmanager
+async def open_response(
+    request: web.BaseRequest, response: web.StreamResponse, *, stall_s: float = STALL_S
+) -> AsyncIterator[ResponseWriter]:
+    """Send the head of ``response`` and give the writer of its body; the handler returns ``response`` afterwards.
+
+    Leaving normally finishes the answer, leaving with any exception cuts the connection, so that the client sees an
+    incomplete body whatever its framing: chunked, Content-Length, or the close of HTTP/1.0. Raises ClientGone.
+    """
+    if response.compression:
+        raise ValueError("a compressed response cannot be streamed")
+    with StallGuard(request, stall_s) as stall:
+        writer = ResponseWriter(request, response, stall)
+        try:
+            await writer.begin()
+            yield writer
+            if not writer.ended:
+                await writer.finish()
+        finally:
+            if not writer.ended:
+                writer.abort()
+
+
+class ResponseWriter:
+    """Writes the body of one answer; made by ``open_response``. ``sent_bytes`` counts the body, without framing.
+
+    Where the answer has no body (HEAD, 204, 304) writes are dropped. A slow client costs 64 KiB and one write at most.
+    """
+
+    def __init__(self, request: web.BaseRequest, response: web.StreamResponse, stall: StallGuard) -> None:
+        self.sent_bytes = 0
+        self.ended = False
+        self._request = request
+        self._response = response
+        self._stall = stall
+        self._bodyless = request.method == "HEAD" or response.status in {204, 304}
+        self._expected = None if self._bodyless else response.content_length
+        self._ended_by_close = request.version < (1, 1) and self._expected is None and not self._bodyless
+        self._chunked = False
+        self._unshared_bytes = 0
+
+    async def begin(self) -> None:
+        """Send the head; ``open_response`` does it."""
+        if self._ended_by_close:  # aiohttp would keep an HTTP/1.0 keep-alive connection open: a body without an end
+            self._response.force_close()
+        self._transport().set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+        await self._client(self._response.prepare(self._request))
+        self._chunked = self._response.headers.get("Transfer-Encoding") == "chunked"
+
+    async def write(self, *buffers: Buffer) -> None:
+        """Send ``buffers`` one after another, in one chunk where the answer is chunked, and wait for the client.
+
+        Memoryviews must be of bytes. A buffer may be kept until it is sent, so it must not be changed any more. Raises
+        ClientGone, and RuntimeError for more bytes than Content-Length promised or after the end.
+        """
+        size = sum(map(len, buffers))
+        if self.ended:
+            raise RuntimeError("the answer has ended")
+        if not size or self._bodyless:
+            return
+        if self._expected is not None and self.sent_bytes + size > self._expected:
+            raise RuntimeError(f"Content-Length is {self._expected}, {self.sent_bytes + size} bytes were to be sent")
+        transport = self._transport()
+        pieces = (b"%x\r\n" % size, *buffers, b"\r\n") if self._chunked else buffers
+        if size < _JOIN_BELOW_BYTES:
+            transport.write(b"".join(pieces))
+        else:  # joining would copy every byte; a view spares the copy of what the socket does not take at once
+            for piece in pieces:
+                transport.write(memoryview(piece))
+        self.sent_bytes += size
+        self._request.writer.output_size += size
+        await self._client(self._request.writer.drain())
+        self._unshared_bytes += size
+        if self._unshared_bytes > _SHARE_LOOP_BYTES:  # a fast client and a fast source would never let others run
+            self._unshared_bytes = 0
+            await asyncio.sleep(0)
+
+    async def finish(self) -> None:
+        """End the answer and wait until the kernel has all of it.
+
+        Raises ClientGone, and RuntimeError when Content-Length promised more bytes.
+        """
+        if self._expected is not None and self.sent_bytes != self._expected:
+            raise RuntimeError(f"Content-Length is {self._expected}, {self.sent_bytes} bytes were sent")
+        self._transport().set_write_buffer_limits(high=0)  # drain now means empty, also for the stall guard
+        await self._client(self._response.write_eof())
+        await self._client(self._request.writer.drain())
+        self._transport().set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+        self.ended = True
+
+    def abort(self) -> None:
+        """Cut the connection: the client sees an incomplete body. For errors after the answer has begun."""
+        self.ended = True
+        if self._ended_by_close:  # a plain close would be its proper end
+            reset_connection(self._request)
+        elif self._request.transport is not None:
+            self._request.transport.abort()
+
+    def _transport(self) -> asyncio.Transport:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone(self._stall.reason)
+        return transport
+
+    async def _client(self, step: Awaitable[object]) -> None:
+        """Await ``step``, which only the client can make fail."""
+        try:
+            await step
+        except OSError as error:
+            raise ClientGone(self._stall.reason) from error

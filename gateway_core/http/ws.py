@@ -1,0 +1,98 @@
+"""WebSockets that cannot hang: origin check, heartbeat, a cut for peers that take nothing, an end at the drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+from aiohttp import WSCloseCode, web
+
+from gateway_core.errors import BadRequest, Unavailable
+from gateway_core.http.cors import check_origin
+from gateway_core.http.gone import ClientGone
+from gateway_core.http.stall import StallGuard, reset_connection
+
+HEARTBEAT_S = 15.0
+"""A ping is sent after this long without a frame; a peer that does not answer in half of it is taken for dead."""
+
+MAX_MESSAGE_BYTES = 256 * 1024
+SEND_STALL_S = 10.0
+"""A peer that takes nothing of what waits for it during this time is cut."""
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long the peer has to answer a close frame, and then to take what was sent before it."""
+
+
+@asynccontextmanager
+async def open_websocket(
+    request: web.BaseRequest,
+    *,
+    draining: asyncio.Event,
+    heartbeat: float = HEARTBEAT_S,
+    max_msg_size: int = MAX_MESSAGE_BYTES,
+    origins: Collection[str] | None = None,
+) -> AsyncIterator[web.WebSocketResponse]:
+    """Accept a WebSocket for the block; the handler then returns what was yielded.
+
+    The block must keep receiving, or the heartbeat takes the peer for dead. When ``draining`` is set the socket is
+    closed with 1001 and receiving ends; an exception closes it with 1011. ``origins`` are the pages that may connect,
+    None for any; programs send no Origin and may always. Uncompressed, since compression costs 100 kB a connection.
+    Raises BadRequest for a request that is no handshake, Forbidden for the origin, Unavailable while draining, and
+    ClientGone where the block's sending fails because the peer went away or took nothing for 10 s.
+    """
+    check_origin(request, origins)
+    if draining.is_set():
+        raise Unavailable("the gateway is about to stop")
+    socket = web.WebSocketResponse(
+        heartbeat=heartbeat, max_msg_size=max_msg_size, compress=False, timeout=CLOSE_TIMEOUT_S
+    )
+    if not socket.can_prepare(request):
+        raise BadRequest("only for WebSockets", headers={"Upgrade": "websocket"})
+    with StallGuard(request, SEND_STALL_S) as stall:
+        try:
+            await socket.prepare(request)
+            async with _closing(request, socket, draining):
+                yield socket
+        except ConnectionError as error:
+            if request.transport is not None and not request.transport.is_closing():
+                raise  # another connection's, not this one's
+            raise ClientGone(stall.reason) from error
+
+
+@asynccontextmanager
+async def _closing(
+    request: web.BaseRequest, socket: web.WebSocketResponse, draining: asyncio.Event
+) -> AsyncIterator[None]:
+    """Close ``socket`` at the drain or at the end of the block, whichever comes first."""
+    drained = asyncio.create_task(_close_at_drain(socket, draining))
+    code = WSCloseCode.INTERNAL_ERROR
+    try:
+        yield
+        code = WSCloseCode.OK
+    except asyncio.CancelledError:
+        reset_connection(request)
+        raise
+    finally:
+        if not draining.is_set():
+            drained.cancel()
+        await asyncio.wait({drained})
+        await socket.close(code=code)
+        await _flush(request)
+
+
+async def _close_at_drain(socket: web.WebSocketResponse, draining: asyncio.Event) -> None:
+    await draining.wait()
+    await socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
+
+
+async def _flush(request: web.BaseRequest) -> None:
+    """Let a peer that still reads have everything; one that does not must not keep the closed connection for ever."""
+    if request.transport is None:
+        return
+    request.transport.set_write_buffer_limits(high=0)
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await request.writer.drain()
+    except OSError:
+        reset_connection(request)

@@ -1,0 +1,43 @@
+"""Metrics in Prometheus form, right with several worker processes."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()  # they double the number of series and nobody reads them
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+REQUESTS = Counter("gateway_requests_total", "Answered requests", ["route", "method", "status"])
+REQUEST_SECONDS = Histogram(
+    "gateway_request_seconds",
+    "Time from request to end of answer",
+    ["route"],
+    buckets=(0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120, 600, 3600),
+)
+IN_PROGRESS = Gauge("gateway_requests_in_progress", "Requests being answered", multiprocess_mode="livesum")
+CLIENTS_GONE = Counter("gateway_clients_gone_total", "Answers that ended because the client went away", ["route"])
+ERRORS = Counter("gateway_errors_total", "Requests that ended in an unexpected error", ["route"])
+
+
+def render() -> bytes:
+    """The text form of all metrics, of all worker processes when there are several."""
+    if MULTIPROCESS_DIR not in os.environ:
+        return generate_latest(REGISTRY)
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

@@ -1,0 +1,1 @@
+"""Sockets, processes, signals: how a gateway is run."""

@@ -1,0 +1,168 @@
+"""One serving process: open, listen, wait for a signal, drain, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import http_parser, web
+
+from gateway_core.app import make_app
+from gateway_core.app.traffic import Traffic
+from gateway_core.errors import StartupError
+from gateway_core.gateway import Gateway
+from gateway_core.observe.events import SERVER_DRAINING, SERVER_READY
+from gateway_core.observe.logs import get_logger
+from gateway_core.server.sockets import MAIN, address, notify_systemd
+
+log = get_logger("gateway.server")
+
+CUT_S = 1.0
+"""After the drain limit: how long handlers get to notice that they were cancelled."""
+
+
+@dataclass
+class Stop:
+    """What SIGTERM and SIGINT asked for: ``asked`` once, ``cut`` twice."""
+
+    asked: asyncio.Event
+    cut: asyncio.Event
+
+    def signal(self) -> None:
+        """The first call drains, the second cuts at once."""
+        (self.cut if self.asked.is_set() else self.asked).set()
+
+
+async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, parent: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, or until the parent process is gone, then drain.
+
+    ``parent`` is the reading end of a pipe that the parent keeps open. Raises StartupError when something needed
+    cannot be had.
+    """
+    _refuse_python_parser()
+    stop = Stop(asyncio.Event(), asyncio.Event())
+    with _signals(stop), _parent_watch(parent, stop):
+        async with gateway.opened(), gateway.running():
+            async with listening(gateway, sockets) as traffic:
+                urls = [f"http://{address(sock)}" for name, sock in sockets.items() if name == MAIN]
+                log.info(
+                    "ready",
+                    url=urls[0] if urls else "",
+                    plugins=[i.name for i in gateway.plugin_infos],
+                    pid=os.getpid(),
+                )
+                gateway.emit(SERVER_READY)
+                if parent is None:
+                    notify_systemd("READY=1")
+                await stop.asked.wait()
+                await _drain(gateway, traffic, stop)
+
+
+@asynccontextmanager
+async def listening(gateway: Gateway, sockets: Mapping[str, socket.socket]) -> AsyncIterator[Traffic]:
+    """Serve the main port and the plugins' listeners; closing cuts what still runs."""
+    traffic = Traffic()
+    listeners = {f"{owner}.{listener.name}": (owner, listener) for owner, listener in gateway.registries.listeners}
+    async with AsyncExitStack() as stack:
+        for name, sock in sockets.items():
+            owner, listener = listeners.get(name, ("core", None))
+            app = (
+                make_app(gateway, traffic)
+                if listener is None
+                else make_app(gateway, traffic, owner=owner, listener=listener)
+            )
+            runner = make_runner(app, gateway)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            context = listener.ssl_context() if listener is not None and listener.ssl_context is not None else None
+            site = web.SockSite(runner, sock, ssl_context=context)
+            await site.start()
+            traffic.runners.append((runner, site))
+        yield traffic
+
+
+def make_runner(app: web.Application, gateway: Gateway) -> web.AppRunner:
+    """aiohttp with the defaults that bite set: short keep-alive (it also bounds a slow head), cancelled handlers."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=gateway.settings.keepalive_timeout_s,
+        shutdown_timeout=CUT_S,
+        lingering_time=5.0,
+        auto_decompress=False,
+        max_line_size=8190,
+        max_field_size=8190,
+        max_headers=100,
+        debug=gateway.settings.debug,
+    )
+
+
+async def _drain(gateway: Gateway, traffic: Traffic, stop: Stop) -> None:
+    """Unready, then deaf, then done: each step as docs/operating.md tells operators."""
+    settings = gateway.settings
+    gateway.draining.set()
+    gateway.emit(SERVER_DRAINING)
+    notify_systemd("STOPPING=1")
+    log.info("draining", requests=traffic.active, delay_s=settings.drain_delay_s, timeout_s=settings.drain_timeout_s)
+    await _either(stop.cut, settings.drain_delay_s)
+    for runner, site in traffic.runners:
+        await site.stop()
+        if runner.server is not None:
+            runner.server.pre_shutdown()
+    gateway.closing.set()
+    idle = asyncio.ensure_future(traffic.idle.wait())
+    cut = asyncio.ensure_future(stop.cut.wait())
+    await asyncio.wait({idle, cut}, timeout=settings.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for waiter in (idle, cut):
+        waiter.cancel()
+    if traffic.active:
+        log.warning("cut", requests=traffic.active)
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+@contextlib.contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _parent_watch(parent: int | None, stop: Stop) -> Iterator[None]:
+    """A parent killed with -9 cannot say so: its end of the pipe closes, and the port must become free again."""
+    if parent is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def gone() -> None:
+        loop.remove_reader(parent)
+        stop.asked.set()
+
+    loop.add_reader(parent, gone)
+    try:
+        yield
+    finally:
+        loop.remove_reader(parent)
+
+
+def _refuse_python_parser() -> None:
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise StartupError("aiohttp runs without its C extension; its Python parser is not used in front of the world")

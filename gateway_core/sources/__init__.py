@@ -1,0 +1,1 @@
+"""URL schemes that yield bytes, and the guard on the way out."""

@@ -1,0 +1,100 @@
+"""Reading http(s) URLs: one spelling of the host, the rest exactly as given.
+
+Nothing here is a guard. What a URL looks like decides only on nicer errors; the address that is dialled decides on
+access (``egress``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from base64 import b64encode
+from dataclasses import dataclass, field
+
+from yarl import URL
+
+from gateway_core.errors import SourceRefused
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
+_AUTHORITY = re.compile(r"https?://[^/?#]*([^#]*)", re.IGNORECASE)
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_NUMERIC_LABEL = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)")
+# RFC 3986 3.3 and 3.4, with the brackets that browsers leave alone in queries
+_EXACT = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]|%[0-9A-Fa-f]{2})*")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpUrl:
+    """A URL ready to be requested.
+
+    ``url`` has neither user information nor fragment; its path and query are the given ones to the letter where they
+    are valid, because signatures are made over them. ``authorization`` is the Basic credential the URL carried.
+    """
+
+    url: URL
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def host(self) -> str:
+        """ASCII, lower case, no trailing dot; an IPv6 address without brackets."""
+        return self.url.raw_host or ""
+
+    @property
+    def port(self) -> int:
+        """The one that is dialled, given or the scheme's."""
+        return self.url.port or 0
+
+    @property
+    def origin(self) -> str:
+        """``https://host:443`` (RFC 6454 4), always with the port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.url.scheme}://{host}:{self.port}"
+
+
+def parse_url(text: str) -> HttpUrl:
+    """Read an absolute http(s) URL; raises SourceRefused with the reason."""
+    if _FORBIDDEN.search(text):
+        raise SourceRefused("URL with a control character or backslash")
+    match = _AUTHORITY.match(text)
+    if match is None:
+        raise SourceRefused("only http:// and https:// URLs can be fetched")
+    try:
+        given = URL(text)
+        host = normal_host(given.host or "")
+        port = given.port
+    except ValueError as error:
+        raise SourceRefused("not a valid URL") from error
+    if not port:
+        raise SourceRefused("not a valid URL")
+    netloc = f"[{host}]" if ":" in host else host
+    if not given.is_default_port():
+        netloc += f":{port}"
+    rest = match[1] if _EXACT.fullmatch(match[1]) and "/." not in match[1] else given.raw_path_qs
+    if not rest.startswith("/"):
+        rest = "/" + rest
+    return HttpUrl(URL(f"{given.scheme}://{netloc}{rest}", encoded=True), _basic(given))
+
+
+def normal_host(text: str) -> str:
+    """One spelling for each host name or address: IDNA-encoded, lower case, no trailing dot, IPv6 without brackets.
+
+    Raises ValueError for what cannot be one: zones, empty labels, numbers that are not a dotted IPv4 address (some
+    system resolvers take ``127.1`` or ``0x7f000001`` for 127.0.0.1).
+    """
+    host = (URL.build(scheme="http", host=text).raw_host or "").lower().removesuffix(".")
+    if ":" in host:
+        if "%" in host:
+            raise ValueError(f"an address with a zone: {text!r}")
+        return str(ipaddress.IPv6Address(host))
+    if not _HOST_NAME.fullmatch(host):
+        raise ValueError(f"not a host: {text!r}")
+    if _NUMERIC_LABEL.fullmatch(host.rpartition(".")[2]):
+        return str(ipaddress.IPv4Address(host))
+    return host
+
+
+def _basic(url: URL) -> str | None:
+    if url.raw_user is None and url.raw_password is None:
+        return None
+    pair = f"{url.user or ''}:{url.password or ''}"
+    return "Basic " + b64encode(pair.encode()).decode()

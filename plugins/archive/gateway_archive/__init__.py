@@ -1,0 +1,1 @@
+"""The archive plugin: a ticket of URLs becomes one streamed ZIP."""

@@ -1,0 +1,140 @@
+"""Downloads of tickets: who may begin, what is fetched for whom, and what is counted. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from prometheus_client import Counter, Gauge
+
+from gateway_archive.feed import Feed, FeedLimits
+from gateway_archive.lanes import Lanes
+from gateway_archive.packing import Packer, PackPolicy, Tally, Write
+from gateway_archive.report import public_url
+from gateway_archive.settings import ArchiveSettings
+from gateway_archive.store import TicketStore
+from gateway_archive.tickets import Item, Orders, Ticket
+from gateway_archive.turns import Place, Turns
+from gateway_core import Client, Forbidden, Gateway, SourceRefused, SourceRequest, StateKey, TooManyRequests
+from gateway_core.observe.events import DOWNLOAD_ABORTED, DOWNLOAD_COMPLETED, DOWNLOAD_STARTED, ITEM_FAILED
+from gateway_core.sources.resume import ResumePolicy, ResumingReader
+
+ACTIVE = Gauge("gateway_archive_active_downloads", "Downloads under way", multiprocess_mode="livesum")
+DOWNLOADS = Counter("gateway_archive_downloads_total", "Downloads by how they ended", ["outcome"])
+SOURCE_BYTES = Counter("gateway_archive_source_bytes_total", "Bytes read from sources")
+FAILED_ITEMS = Counter("gateway_archive_failed_items_total", "Items that could not be had", ["reason"])
+
+NOT_YET = "You must wait until the download is available"
+
+
+class Downloads:
+    """The live part of the plugin, one a process."""
+
+    def __init__(self, gateway: Gateway, settings: ArchiveSettings) -> None:
+        self.gateway, self.settings = gateway, settings
+        self.orders = Orders(settings)
+        self.store = TicketStore(gateway, ttl_s=settings.ticket_ttl)
+        self.turns = Turns(gateway, limit=settings.max_active_downloads)
+        self.lanes = Lanes(gateway.share(settings.per_host))
+        self._limits = FeedLimits(settings.ahead_items, settings.ahead_bytes, settings.resume_tries)
+        self._max_active = gateway.share(settings.max_active_downloads)
+        self._active = 0
+
+    @asynccontextmanager
+    async def admitted(self, ticket_id: str) -> AsyncIterator[None]:
+        """Hold one of the places for active downloads.
+
+        Raises Forbidden while the ticket waits in the queue; without a queue, TooManyRequests when all are taken.
+        """
+        turn: str | Place | None = None
+        if self.settings.queue:
+            turn = await self.turns.begin(ticket_id)
+            if isinstance(turn, Place):
+                raise Forbidden(f"{NOT_YET}: position {turn.position}", headers={"Retry-After": "5"})
+        elif self._active >= self._max_active:
+            raise TooManyRequests(f"{self._active} downloads are under way", retry_after_s=5)
+        self._active += 1
+        ACTIVE.inc()
+        try:
+            yield
+        finally:
+            self._active -= 1
+            ACTIVE.dec()
+            if isinstance(turn, str):
+                await self.turns.end(turn)
+
+    async def check(self, ticket_items: tuple[Item, ...], client: Client) -> None:
+        """Whether ``client`` may use every URL; raises SourceRefused that names the first item it may not use."""
+        for index, item in enumerate(ticket_items):
+            if item.is_folder:
+                continue
+            try:
+                await self.gateway.sources.check(item.url, client)
+            except SourceRefused as exc:
+                raise SourceRefused(f"item {index}: {exc.detail or exc.title}") from exc
+
+    async def pack(self, ticket: Ticket, write: Write) -> Tally:
+        """Write the ticket's ZIP; raises as ``Packer.run`` does. A ``once`` ticket is gone when it was complete."""
+        requests = await self._requests(ticket)
+        policy = PackPolicy(ticket.options.on_error, self.settings.max_total_bytes, ticket.created)
+        async with self._recorded(ticket) as done:
+            async with Feed(self.gateway.sources, requests, lanes=self.lanes, limits=self._limits) as feed:
+                packer = Packer(ticket.items, feed, write, policy=policy)
+                try:
+                    tally = await packer.run()
+                finally:
+                    self._count(ticket, packer.tally)
+            done()
+        return tally
+
+    async def single(self, ticket: Ticket) -> AbstractAsyncContextManager[ResumingReader]:
+        """The one file of a ``stream`` ticket, as its owner."""
+        (request,) = await self._requests(ticket)
+        return self.stream(request)
+
+    @asynccontextmanager
+    async def stream(self, request: SourceRequest) -> AsyncIterator[ResumingReader]:
+        """One file as it is, continued where its source breaks off."""
+        sources = self.gateway.sources
+        policy = ResumePolicy(tries=self.settings.resume_tries)
+        async with self.lanes.enter(sources.lane(request.url)):
+            async with ResumingReader(sources, request, policy=policy) as reader:
+                yield reader
+
+    async def completed(self, ticket: Ticket) -> None:
+        """Every byte has been taken: a ticket for one use is used up now."""
+        if ticket.options.once:
+            await self.store.drop(ticket.id)
+
+    async def _requests(self, ticket: Ticket) -> list[SourceRequest]:
+        """What to fetch, as the ticket's owner; one that was revoked since then may use only what is public."""
+        owner = await self.gateway.clients.find(ticket.client_id) or Client.ANONYMOUS
+        return [
+            SourceRequest(item.url, client=owner, headers=item.headers) for item in ticket.items if not item.is_folder
+        ]
+
+    @asynccontextmanager
+    async def _recorded(self, ticket: Ticket) -> AsyncIterator[Callable[[], None]]:
+        """Metrics and events around one download; the yielded function says that it was complete."""
+        outcome = "aborted"
+
+        def done() -> None:
+            nonlocal outcome
+            outcome = "completed"
+
+        self.gateway.emit(DOWNLOAD_STARTED, ticket=ticket.id, client=ticket.client_id)
+        try:
+            yield done
+        finally:
+            DOWNLOADS.labels(outcome).inc()
+            name = DOWNLOAD_COMPLETED if outcome == "completed" else DOWNLOAD_ABORTED
+            self.gateway.emit(name, ticket=ticket.id, client=ticket.client_id)
+
+    def _count(self, ticket: Ticket, tally: Tally) -> None:
+        SOURCE_BYTES.inc(tally.source_bytes)
+        for failure in tally.failures:
+            FAILED_ITEMS.labels(failure.error.reason).inc()
+            self.gateway.emit(ITEM_FAILED, ticket=ticket.id, url=public_url(failure.url), reason=failure.reason)
+
+
+DOWNLOADS_KEY: StateKey[Downloads] = StateKey("archive.downloads", Downloads)
