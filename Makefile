@@ -19,7 +19,7 @@ $(BIN)/.dev: pyproject.toml | $(BIN)/.serve
 	touch $@
 
 serve: $(BIN)/.serve
-	@exec $(BIN)/gateway demo --port $(PORT)
+	@exec $(BIN)/gateway demo --port $(PORT) --data-dir var
 
 test: $(BIN)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -74,7 +75,8 @@ class Server:
         found = [self.process.pid]
         for pid in found:
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, children.read_text().split())
+                with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+                    found += map(int, children.read_text().split())
         return found
 
     def peak_rss_bytes(self) -> int:

@@ -18,8 +18,10 @@ from gateway_core.auth.authenticators import Authenticator, Chain, SecretAuthent
 from gateway_core.auth.keyring import Keyring, instance_key
 from gateway_core.auth.store import ClientStore, grantable
 from gateway_core.db.engine import Database
+from gateway_core.db.idempotency import Idempotency
 from gateway_core.db.leases import Leases
 from gateway_core.db.migrate import CORE, MigrationSource, pending, run_migrations
+from gateway_core.db.outbox import Outbox
 from gateway_core.db.periodic import Every
 from gateway_core.db.wakeups import Wakeups
 from gateway_core.errors import ConfigError, GatewayError, StartupError
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 S = TypeVar("S", bound=PluginSettings)
+_SWEEP_EVERY_S = 3600.0
+_KEEP_OUTBOX_S = 7 * 86400.0
+_KEEP_STAGED_S = 86400.0
 Check = Callable[[], Awaitable[None]]
 """A named check for ``/readyz``: raises when something is wrong."""
 
@@ -135,7 +140,7 @@ class Gateway:
         self.draining = asyncio.Event()
         self.closing = asyncio.Event()
         self.trusted_proxies = tuple(ipaddress.ip_network(text, strict=False) for text in settings.trusted_proxies)
-        self.instance = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.instance = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.log = get_logger("gateway")
         self.plugin_infos: Sequence[Any] = ()
 
@@ -234,6 +239,7 @@ class Gateway:
             for _, lifespan in list(self.hooks.each("gateway_lifespan", gateway=self)):
                 await stack.enter_async_context(lifespan)
             periodic = Every(self.leases)
+            periodic.add(_SWEEP_EVERY_S, self._sweep, "core.sweep")
             for seconds, fn, name in self.registries.periodic:
                 periodic.add(seconds, fn, name)
             periodic.start()
@@ -284,6 +290,13 @@ class Gateway:
         for scheme in ("http", "https"):
             self.sources.register(scheme, source)
         self.sources.freeze()
+
+    async def _sweep(self) -> None:
+        """Remove what has had its time, in the tables and the storage that all plugins share."""
+        await self.wakeups.sweep()
+        await Idempotency(self.db).sweep()
+        await Outbox(self.db).sweep(_KEEP_OUTBOX_S)
+        await self.storage.sweep(_KEEP_STAGED_S)
 
     def _keys(self) -> Sequence[str]:
         keys = [key.get_secret_value() for key in self.settings.secret_key]

@@ -24,13 +24,14 @@ class Composition:
     plugins: Plugins
 
 
-def compose(inputs: Inputs, *, role: Role) -> Composition:
+def compose(inputs: Inputs, *, role: Role, extra: Mapping[str, object] | None = None) -> Composition:
     """Load the plugins, read the settings, register everything; opens nothing.
 
-    Raises ConfigError (PluginError among them) that names what is wrong.
+    ``extra`` are plugins that are not installed, see ``load_plugins``. Raises ConfigError (PluginError among them) that
+    names what is wrong.
     """
     early = bootstrap(inputs)
-    plugins = load_plugins(early.plugins, strict=early.plugins_strict)
+    plugins = load_plugins(early.plugins, strict=early.plugins_strict, extra=extra)
     loaded = load_settings(inputs, plugins.sections(), disabled=plugins.idle)
     gateway = Gateway(loaded.settings, plugins, role=role)
     gateway.plugin_infos = plugins.infos
@@ -44,6 +45,8 @@ def register(gateway: Gateway) -> None:
     for _, storages in hooks.each("gateway_storages"):
         _merge(registries.storages, storages, "storage scheme")
     for _, source in hooks.each("gateway_migrations"):
+        if source.name in {known.name for known in gateway.migration_sources()}:
+            raise ConfigError(f"migrations {source.name!r} are registered twice")
         registries.migrations.append(source)
     for _, authenticators in hooks.each("gateway_authenticators", gateway=gateway):
         registries.authenticators.extend(authenticators)
@@ -56,6 +59,8 @@ def register(gateway: Gateway) -> None:
     for name, listeners in hooks.each("gateway_listeners", gateway=gateway):
         for listener in listeners:
             listener.address()
+            if (name, listener.name) in {(owner, known.name) for owner, known in registries.listeners}:
+                raise ConfigError(f"plugin {name}: two listeners are called {listener.name}")
             registries.listeners.append((name, listener))
     for name, checks in hooks.each("gateway_health", gateway=gateway):
         _merge(registries.checks, {f"{name}.{check}": fn for check, fn in checks.items()}, "health check")

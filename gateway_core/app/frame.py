@@ -12,7 +12,8 @@ from aiohttp import HttpVersion, hdrs, web
 from aiohttp.typedefs import Middleware
 
 from gateway_core.app.errors import UnexpectedError, from_aiohttp, problem_response
-from gateway_core.app.guard import MOUNTED
+from gateway_core.app.guard import CORS_HEADERS, MOUNTED
+from gateway_core.app.proof import PROOF
 from gateway_core.app.traffic import Traffic
 from gateway_core.errors import GatewayError, UnsupportedVersion
 from gateway_core.gateway import Gateway
@@ -62,7 +63,9 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if request.version not in _VERSIONS:
             raise UnsupportedVersion
-        return await handler(request)
+        response = await handler(request)
+        await _send(request, response)
+        return response
     except ClientGone:
         metrics.CLIENTS_GONE.labels(_label(request)).inc()
         _cut(request)
@@ -75,6 +78,15 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("unexpected error", route=_label(request))
         metrics.ERRORS.labels(_label(request)).inc()
         return _render(request, UnexpectedError())
+
+
+async def _send(request: web.Request, response: web.StreamResponse) -> None:
+    """What aiohttp would do outside of the frame: a file is sent here, and a drain has to wait for it."""
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    except ConnectionError as error:
+        raise ClientGone("closed the connection") from error
 
 
 def _render(request: web.Request, error: GatewayError) -> web.StreamResponse:
@@ -98,7 +110,11 @@ def _cut(request: web.Request) -> None:
 
 
 async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
-    """Headers of every answer."""
+    """Headers of every answer, and before them the proof of the request's body."""
+    proof = request.get(PROOF)
+    if proof is not None:
+        await proof.demand()
+    response.headers.extend(request.get(CORS_HEADERS, {}))
     response.headers[hdrs.SERVER] = f"content-gateway/{__version__}"  # aiohttp has put its own there before
     response.headers.setdefault(REQUEST_ID_HEADER, request.get(REQUEST_ID, ""))
     response.headers.setdefault("X-Content-Type-Options", "nosniff")

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from aiohttp import hdrs, web
 
 from gateway_core.app.errors import from_aiohttp, render
+from gateway_core.app.proof import proving
 from gateway_core.auth.authenticators import IDENTITY
 from gateway_core.auth.client import Client, Identity
 from gateway_core.errors import GatewayError, Unauthorized
 from gateway_core.gateway import Gateway
-from gateway_core.http.body import BODY_CHECK, BODY_LIMITS, BodyLimits, body
-from gateway_core.http.cors import CorsPolicy, cors_headers, is_preflight
+from gateway_core.http.body import BODY_LIMITS, BodyLimits
+from gateway_core.http.cors import CorsPolicy, check_origin, cors_headers, is_preflight
 from gateway_core.http.gone import ClientGone
-from gateway_core.routing import Body, Handler
+from gateway_core.routing import Body, Handler, Kind
 from gateway_core.routing.table import Mounted
 
 MOUNTED: web.RequestKey[Mounted] = web.RequestKey("mounted", Mounted)
-_CREDENTIALS = (hdrs.AUTHORIZATION, hdrs.COOKIE)
+CORS_HEADERS: web.RequestKey[dict[str, str]] = web.RequestKey("cors_headers", dict)
+"""For the head of whatever is answered."""
 
 
 class Guard:
@@ -36,23 +38,22 @@ class Guard:
         async def guarded(request: web.Request) -> web.StreamResponse:
             request[MOUNTED] = mounted
             request[BODY_LIMITS] = limits
-            cors = cors_headers(request, self._cors) if route.cors else {}
+            request[CORS_HEADERS] = cors_headers(request, self._cors) if route.cors else {}
             try:
+                if route.kind is Kind.WEBSOCKET:
+                    check_origin(request, route.origins)
                 identity = await self._identify(request, mounted)
                 request[IDENTITY] = identity
-                if identity.body_check is not None:
-                    request[BODY_CHECK] = identity.body_check
-                response = await route.handler(request)
-                await self._finish_body(request, identity)
+                with proving(request, identity.body_check) as proof:
+                    response = await route.handler(request)
+                    await proof.demand()
+                return response
             except ClientGone:
                 raise
             except GatewayError as error:
-                response = self._answer(request, mounted, error)
+                return self._answer(request, mounted, error)
             except web.HTTPException as error:
-                response = self._answer(request, mounted, from_aiohttp(error))
-            if not response.prepared:
-                response.headers.extend(cors)
-            return response
+                return self._answer(request, mounted, from_aiohttp(error))
 
         return guarded
 
@@ -76,19 +77,10 @@ class Guard:
         route = mounted.route
         if route.scope is not None:
             return await self._gateway.auth.require(request, _filled(route.scope, request.match_info))
-        if not any(name in request.headers for name in _CREDENTIALS):
-            return Identity(Client.ANONYMOUS)
         try:
             return await self._gateway.auth.identify(request) or Identity(Client.ANONYMOUS)
         except Unauthorized:
             return Identity(Client.ANONYMOUS)
-
-    async def _finish_body(self, request: web.Request, identity: Identity) -> None:
-        """A handler that did not read the body must not pass a proof that was never looked at."""
-        if identity.body_check is None or request.content.is_eof():
-            return
-        async for _ in body(request):
-            pass
 
     def _limits(self, mounted: Mounted) -> BodyLimits:
         route = mounted.route

@@ -14,6 +14,7 @@ from gateway_core.version import __version__
 
 _BUILT_IN = {
     "serve": "gateway_core.cli.serve",
+    "demo": "gateway_core.cli.demo",
     "config": "gateway_core.cli.config",
     "plugins": "gateway_core.cli.plugins",
     "db": "gateway_core.cli.db",

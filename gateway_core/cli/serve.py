@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +42,14 @@ def command(
     if inherit is not None:
         _serve_inherited(inherit)
     else:
-        _serve()
+        serve_now()
 
 
-def _serve() -> None:
+def serve_now(announce: Callable[[], None] = lambda: None) -> None:
+    """Serve with the options of the running command line; returns when it has been told to stop.
+
+    ``announce`` is called as soon as the port is bound: whoever connects then is answered.
+    """
     from gateway_core.gateway import Role
     from gateway_core.server.process import serve
     from gateway_core.server.sockets import bind_all
@@ -52,6 +57,7 @@ def _serve() -> None:
     gateway = compose_now(Role.SERVER).gateway
     gateway.make_data_dir()
     sockets = bind_all(gateway)
+    announce()
     if gateway.settings.workers == 1:
         asyncio.run(serve(gateway, sockets), debug=gateway.settings.debug)
         return

@@ -28,13 +28,15 @@ AsyncTransaction = AbstractAsyncContextManager[Transaction]
 
 log = logging.getLogger(__name__)
 
+_MOST_READERS = 3
+
 
 class Database:
     """One database, for one event loop; nothing is opened before the first transaction.
 
     ``pool_size`` and ``max_overflow`` are this process's share: connections kept and added under load (default 10 and
-    5; SQLite: 3 readers, kept, and the one writer). A transaction begins within ``timeout_s`` and a statement ends
-    within ``statement_timeout_s``, or DatabaseError is raised. Raises ConfigError for a URL that does not fit.
+    5; SQLite: at most 3 readers, each a thread, and one writer). A transaction begins within ``timeout_s`` and a
+    statement ends within ``statement_timeout_s``, or DatabaseError is raised. Raises ConfigError for a wrong URL.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Database:
         self._lock: WriterLock | None = None
         if self._url.path is not None:
             self._lock = WriterLock(lock_path(self._url.path))
-            self._reader = drivers.sqlite_reader(self._url, pool_size or 3, timeout_s)
+            self._reader = drivers.sqlite_reader(self._url, min(pool_size or _MOST_READERS, _MOST_READERS), timeout_s)
             self._writer = drivers.sqlite_writer(self._url, timeout_s)
         else:
             timeouts = drivers.Timeouts(connect_s=timeout_s, statement_s=statement_timeout_s)
@@ -148,7 +150,7 @@ class Database:
                 await transaction.begin(max(0.1, began + self._timeout_s - time.monotonic()))
                 yield transaction
                 await transaction.commit()
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, DatabaseError):  # nobody waits for a server that does not answer
                 self._abandon(transaction, lock)
                 raise
             except BaseException:

@@ -15,7 +15,6 @@ log = logging.getLogger(__name__)
 
 Turn = Callable[[], Awaitable[object]]
 
-_LEASE_TTL_S = 30.0
 _AFTER_FAILURE_S = 2.0
 _SHORTEST_WAIT_S = 0.05
 
@@ -24,11 +23,12 @@ class Every:
     """Runs functions periodically; of all processes on a database, one takes each turn (lease ``every:<name>``).
 
     A turn that raises is logged and the next one comes all the same; a turn is cancelled after ``turn_limit_s``.
-    A process that dies in the middle of a turn is replaced when its lease ends, within half a minute.
+    A process that dies in the middle of a turn is replaced when its lease ends, after ``lease_ttl_s``.
     """
 
-    def __init__(self, leases: Leases, *, turn_limit_s: float = 3600.0) -> None:
+    def __init__(self, leases: Leases, *, lease_ttl_s: float = 30.0, turn_limit_s: float = 3600.0) -> None:
         self._leases = leases
+        self._lease_ttl_s = lease_ttl_s
         self._turn_limit_s = turn_limit_s
         self._owner = uuid.uuid4().hex
         self._jobs: dict[str, tuple[float, Turn]] = {}
@@ -65,7 +65,7 @@ class Every:
         lease_name = f"every:{name}"
         while True:
             try:
-                lease = await self._leases.acquire(lease_name, self._owner, _LEASE_TTL_S)
+                lease = await self._leases.acquire(lease_name, self._owner, self._lease_ttl_s)
                 if lease is not None:
                     await self._take(lease, seconds, turn)
                 wait_s = await self._leases.remaining_s(lease_name)
@@ -78,7 +78,7 @@ class Every:
     async def _take(self, lease: Lease, seconds: float, turn: Turn) -> None:
         me = asyncio.current_task()
         try:
-            async with self._leases.held(lease, _LEASE_TTL_S, hold_until=lease.since + seconds):
+            async with self._leases.held(lease, self._lease_ttl_s, hold_until=lease.since + seconds):
                 async with asyncio.timeout(self._turn_limit_s):
                     await turn()
         except asyncio.CancelledError:

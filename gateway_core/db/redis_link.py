@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 3.0
-_ANSWER_TIMEOUT_S = 5.0
 _HEALTH_CHECK_S = 15
 _LONGEST_PAUSE_S = 2.0
 
@@ -25,27 +24,28 @@ _LONGEST_PAUSE_S = 2.0
 class RedisLink:
     """Listens to one channel and reconnects for ever; ``url`` is ``redis://``, ``rediss://`` or ``unix://``.
 
+    A connection that is silent for ``answer_timeout_s``, asked once more, and silent for as long again is dropped.
     Raises ConfigError for a URL that does not fit; that Redis is away is never an error here.
     """
 
-    def __init__(self, url: str, *, channel: str = "gw:wakeups") -> None:
+    def __init__(self, url: str, *, channel: str = "gw:wakeups", answer_timeout_s: float = 5.0) -> None:
         from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import ExponentialBackoff, NoBackoff
         from redis.exceptions import ConnectionError as RedisConnectionError
         from redis.exceptions import TimeoutError as RedisTimeoutError
 
-        parts = urlsplit(url)
-        self._shown = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
         common: dict[str, Any] = {
-            "socket_timeout": _ANSWER_TIMEOUT_S,
+            "socket_timeout": answer_timeout_s,
             "socket_connect_timeout": _CONNECT_TIMEOUT_S,
             "client_name": "content-gateway",
         }
-        if parts.scheme != "unix":
-            common["socket_keepalive"] = True
         patient = Retry(ExponentialBackoff(cap=2, base=0.1), 10)
         try:
+            parts = urlsplit(url)
+            if parts.scheme != "unix":
+                common["socket_keepalive"] = True
+            self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
             self._client: Redis = Redis.from_url(
                 url,
                 **common,
@@ -54,9 +54,10 @@ class RedisLink:
                 health_check_interval=_HEALTH_CHECK_S,
             )
             self._impatient: Redis = Redis.from_url(url, **common, retry=Retry(NoBackoff(), 0))
-        except ValueError as error:
-            raise ConfigError("the Redis URL is redis://host:port/number, rediss:// or unix://") from error
+        except ValueError:  # which quotes parts of the URL
+            raise ConfigError("the Redis URL is not redis://host:port/number, rediss:// or unix://") from None
         self._channel = channel
+        self._answer_timeout_s = answer_timeout_s
         self._on_message: Callable[[bytes], None] | None = None
         self._on_connected: Callable[[], None] | None = None
         self._connected = False
@@ -72,7 +73,7 @@ class RedisLink:
 
     @property
     def connected(self) -> bool:
-        """Whether messages arrive now; a connection that went silent is noticed within ten seconds."""
+        """Whether messages arrive now; silence is noticed after two answer timeouts."""
         return self._connected
 
     def listen(self, on_message: Callable[[bytes], None], on_connected: Callable[[], None]) -> None:
@@ -127,7 +128,7 @@ class RedisLink:
             await pubsub.subscribe(self._channel)
             asked = False
             while True:
-                message = await pubsub.get_message(timeout=_ANSWER_TIMEOUT_S)
+                message = await pubsub.get_message(timeout=self._answer_timeout_s)
                 if message is None:
                     if asked or not self._connected:
                         raise TimeoutError("it does not answer")

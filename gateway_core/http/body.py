@@ -52,7 +52,8 @@ async def body(request: web.BaseRequest, limits: BodyLimits | None = None) -> As
 
     Ends normally only when the body is whole and its check, if BODY_CHECK is set, agrees; so nothing made of it may be
     shown before. Raises TooLarge (at once where Content-Length tells), RequestTimeout for a client below the pace,
-    ClientGone, BadRequest for broken chunked coding, and whatever the check raises.
+    ClientGone, BadRequest for content that cannot be decoded, and whatever the check raises. Chunked coding that breaks
+    in the middle ends in RequestTimeout: aiohttp's parser tells nobody who is reading.
     """
     limits = limits or request.get(BODY_LIMITS) or BodyLimits()
     if request.get(_TAKEN):
@@ -84,8 +85,6 @@ def _refuse_over(limits: BodyLimits, size: int) -> None:
 async def _next_chunk(request: web.BaseRequest, pace: _Pace, received: int) -> bytes:
     """Whatever has arrived, waiting for it as long as the pace allows; empty at the end of the body."""
     content = request.content
-    if request.transport is None:
-        raise ClientGone("closed before the end of its request body")
     try:
         if content.total_bytes > received or content.is_eof():  # no wait, so no timer
             chunk = await content.readany()

@@ -28,8 +28,8 @@ class CorsPolicy:
 
 
 def origin_allowed(origin: str, allowed: Collection[str]) -> bool:
-    """Whether ``origin``, an Origin field, is one of ``allowed``; scheme and host have no case, ``*`` is any."""
-    return ANY_ORIGIN in allowed or origin.lower() in {known.lower().rstrip("/") for known in allowed}
+    """Whether ``origin``, an Origin field, is one of ``allowed``, which may be in any case; ``*`` is any."""
+    return ANY_ORIGIN in allowed or origin in {known.lower().rstrip("/") for known in allowed}
 
 
 def check_origin(request: web.BaseRequest, allowed: Collection[str] | None) -> None:

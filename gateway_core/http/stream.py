@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -16,6 +18,7 @@ STALL_S = 30.0
 
 _HIGH_WATER_BYTES = 64 * 1024  # 256 KiB and 1 MiB were no faster on loopback
 _JOIN_BELOW_BYTES = 16 * 1024
+_MAX_PIECES = 1000  # IOV_MAX of Linux is 1024
 _SHARE_LOOP_BYTES = 4 * 1024 * 1024
 
 Buffer = bytes | bytearray | memoryview
@@ -61,13 +64,17 @@ class ResponseWriter:
         self._ended_by_close = request.version < (1, 1) and self._expected is None and not self._bodyless
         self._chunked = False
         self._unshared_bytes = 0
+        self._descriptor: int | None = None
 
     async def begin(self) -> None:
         """Send the head; ``open_response`` does it."""
         if self._ended_by_close:  # aiohttp would keep an HTTP/1.0 keep-alive connection open: a body without an end
             self._response.force_close()
-        self._transport().set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+        transport = self._transport()
+        transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         await self._client(self._response.prepare(self._request))
+        if transport.get_extra_info("sslcontext") is None:
+            self._descriptor = transport.get_extra_info("socket").fileno()
         self._chunked = self._response.headers.get("Transfer-Encoding") == "chunked"
 
     async def write(self, *buffers: Buffer) -> None:
@@ -85,11 +92,10 @@ class ResponseWriter:
             raise RuntimeError(f"Content-Length is {self._expected}, {self.sent_bytes + size} bytes were to be sent")
         transport = self._transport()
         pieces = (b"%x\r\n" % size, *buffers, b"\r\n") if self._chunked else buffers
-        if size < _JOIN_BELOW_BYTES:
+        if size < _JOIN_BELOW_BYTES or len(pieces) > _MAX_PIECES:
             transport.write(b"".join(pieces))
-        else:  # joining would copy every byte; a view spares the copy of what the socket does not take at once
-            for piece in pieces:
-                transport.write(memoryview(piece))
+        else:
+            self._send(transport, pieces)
         self.sent_bytes += size
         self._request.writer.output_size += size
         await self._client(self._request.writer.drain())
@@ -118,6 +124,22 @@ class ResponseWriter:
             reset_connection(self._request)
         elif self._request.transport is not None:
             self._request.transport.abort()
+
+    def _send(self, transport: asyncio.Transport, pieces: Sequence[Buffer]) -> None:
+        """All pieces in one system call, without a copy; what the socket does not take is left to the transport.
+
+        The transport alone would send piece by piece, or join them first (until Python 3.12).
+        """
+        sent = 0
+        if self._descriptor is not None and not transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):  # a full socket, or a broken one: the transport tells which
+                sent = os.writev(self._descriptor, pieces)
+        for piece in pieces:
+            if sent >= len(piece):
+                sent -= len(piece)
+                continue
+            transport.write(memoryview(piece)[sent:])  # a view spares a copy of what the socket takes
+            sent = 0
 
     def _transport(self) -> asyncio.Transport:
         transport = self._request.transport

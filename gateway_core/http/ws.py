@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import WSCloseCode, web
 
@@ -17,11 +17,8 @@ HEARTBEAT_S = 15.0
 """A ping is sent after this long without a frame; a peer that does not answer in half of it is taken for dead."""
 
 MAX_MESSAGE_BYTES = 256 * 1024
-SEND_STALL_S = 10.0
-"""A peer that takes nothing of what waits for it during this time is cut."""
-
-CLOSE_TIMEOUT_S = 5.0
-"""How long the peer has to answer a close frame, and then to take what was sent before it."""
+SEND_TIMEOUT_S = 10.0
+"""A peer that takes nothing of what waits for it during this time is cut; it has half of it to answer a close."""
 
 
 @asynccontextmanager
@@ -32,37 +29,47 @@ async def open_websocket(
     heartbeat: float = HEARTBEAT_S,
     max_msg_size: int = MAX_MESSAGE_BYTES,
     origins: Collection[str] | None = None,
+    send_timeout_s: float = SEND_TIMEOUT_S,
 ) -> AsyncIterator[web.WebSocketResponse]:
     """Accept a WebSocket for the block; the handler then returns what was yielded.
 
-    The block must keep receiving, or the heartbeat takes the peer for dead. When ``draining`` is set the socket is
-    closed with 1001 and receiving ends; an exception closes it with 1011. ``origins`` are the pages that may connect,
-    None for any; programs send no Origin and may always. Uncompressed, since compression costs 100 kB a connection.
+    The block must keep receiving, or the heartbeat takes the peer for dead; it must expect messages of type ERROR. When
+    ``draining`` is set the socket is closed with 1001 and receiving ends; an exception closes it with 1011, a
+    cancellation cuts it. ``origins`` are the pages that may connect, None for any; programs send no Origin and may
+    always. Never compressed: that costs 100 kB a connection.
+
     Raises BadRequest for a request that is no handshake, Forbidden for the origin, Unavailable while draining, and
-    ClientGone where the block's sending fails because the peer went away or took nothing for 10 s.
+    ClientGone where the block's sending fails because the peer went away or took nothing for ``send_timeout_s``.
     """
     check_origin(request, origins)
     if draining.is_set():
         raise Unavailable("the gateway is about to stop")
-    socket = web.WebSocketResponse(
-        heartbeat=heartbeat, max_msg_size=max_msg_size, compress=False, timeout=CLOSE_TIMEOUT_S
-    )
+    patience_s = send_timeout_s / 2
+    socket = web.WebSocketResponse(heartbeat=heartbeat, max_msg_size=max_msg_size, compress=False, timeout=patience_s)
     if not socket.can_prepare(request):
         raise BadRequest("only for WebSockets", headers={"Upgrade": "websocket"})
-    with StallGuard(request, SEND_STALL_S) as stall:
-        try:
+    with StallGuard(request, send_timeout_s) as stall:
+        with _gone_where_closed(request, stall):
             await socket.prepare(request)
-            async with _closing(request, socket, draining):
+        async with _closing(request, socket, draining, patience_s=patience_s):
+            with _gone_where_closed(request, stall):
                 yield socket
-        except ConnectionError as error:
-            if request.transport is not None and not request.transport.is_closing():
-                raise  # another connection's, not this one's
-            raise ClientGone(stall.reason) from error
+
+
+@contextmanager
+def _gone_where_closed(request: web.BaseRequest, stall: StallGuard) -> Iterator[None]:
+    """Tell the errors of this connection from those of others that the block may use."""
+    try:
+        yield
+    except ConnectionError as error:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        raise ClientGone(stall.reason) from error
 
 
 @asynccontextmanager
 async def _closing(
-    request: web.BaseRequest, socket: web.WebSocketResponse, draining: asyncio.Event
+    request: web.BaseRequest, socket: web.WebSocketResponse, draining: asyncio.Event, *, patience_s: float
 ) -> AsyncIterator[None]:
     """Close ``socket`` at the drain or at the end of the block, whichever comes first."""
     drained = asyncio.create_task(_close_at_drain(socket, draining))
@@ -78,7 +85,7 @@ async def _closing(
             drained.cancel()
         await asyncio.wait({drained})
         await socket.close(code=code)
-        await _flush(request)
+        await _flush(request, patience_s)
 
 
 async def _close_at_drain(socket: web.WebSocketResponse, draining: asyncio.Event) -> None:
@@ -86,13 +93,13 @@ async def _close_at_drain(socket: web.WebSocketResponse, draining: asyncio.Event
     await socket.close(code=WSCloseCode.GOING_AWAY, message=b"draining")
 
 
-async def _flush(request: web.BaseRequest) -> None:
-    """Let a peer that still reads have everything; one that does not must not keep the closed connection for ever."""
+async def _flush(request: web.BaseRequest, patience_s: float) -> None:
+    """Let a peer that still reads have everything; one that does not must not hold the closed connection for ever."""
     if request.transport is None:
         return
     request.transport.set_write_buffer_limits(high=0)
     try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+        async with asyncio.timeout(patience_s):
             await request.writer.drain()
     except OSError:
         reset_connection(request)

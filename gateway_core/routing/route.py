@@ -101,6 +101,11 @@ class Route:
         """The path with bare parameters, as OpenAPI writes it: ``/ticket/{id}``."""
         return _PARAMETER.sub(r"{\1}", self.path)
 
+    @property
+    def pattern(self) -> str:
+        """The path without its parameters' names, which is what it matches: ``/ticket/{}``."""
+        return _PARAMETER.sub(r"{\2}", self.path)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:

@@ -17,6 +17,7 @@ class Mounted:
     owner: str
     path: str
     plain_path: str
+    pattern: str
 
     @property
     def label(self) -> str:
@@ -30,25 +31,32 @@ class RouteTable:
     def __init__(self) -> None:
         self._mounted: list[Mounted] = []
         self._claims: dict[tuple[str, str], Mounted] = {}
+        self._patterns: dict[str, Mounted] = {}
 
     def add(self, routes: Iterable[Route], *, owner: str, prefix: str = "") -> None:
-        """Mount a plugin's routes; raises ConfigError when method and pattern are taken or a name is used twice."""
+        """Mount a plugin's routes; raises ConfigError when method and pattern are taken or a name is used twice.
+
+        Routes of one pattern must call its parameters alike, since they share a place in the matching order.
+        """
         names: dict[str, Route] = {}
         for route in routes:
             if names.setdefault(route.name, route) is not route:
                 raise ConfigError(f"plugin {owner}: two routes are called {route.name}")
             base = "" if route.at_root else prefix
-            mounted = Mounted(route, owner, base + route.path, base + route.plain_path)
+            mounted = Mounted(route, owner, base + route.path, base + route.plain_path, base + route.pattern)
+            other = self._patterns.setdefault(mounted.pattern, mounted)
             for method in route.methods:
                 self._claim(method, mounted)
+            if other.path != mounted.path:
+                raise ConfigError(f"{mounted.label}: {mounted.path} is {other.path} of {other.label} by another name")
             self._mounted.append(mounted)
 
     def _claim(self, method: str, mounted: Mounted) -> None:
-        for taken in (method, ANY) if method != ANY else [m for m, p in self._claims if p == mounted.plain_path]:
-            other = self._claims.get((taken, mounted.plain_path))
+        for taken in (method, ANY) if method != ANY else [m for m, p in self._claims if p == mounted.pattern]:
+            other = self._claims.get((taken, mounted.pattern))
             if other is not None:
                 raise ConfigError(f"{method} {mounted.plain_path} is claimed by {other.label} and by {mounted.label}")
-        self._claims[method, mounted.plain_path] = mounted
+        self._claims[method, mounted.pattern] = mounted
 
     def __iter__(self) -> Iterator[Mounted]:
         return iter(sorted(self._mounted, key=_precedence))

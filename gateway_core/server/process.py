@@ -42,12 +42,15 @@ class Stop:
 async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, parent: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT, or until the parent process is gone, then drain.
 
-    ``parent`` is the reading end of a pipe that the parent keeps open. Raises StartupError when something needed
-    cannot be had.
+    ``parent`` is the child's end of the supervisor's link; without one this process brings the database up to the code
+    and speaks with systemd itself. Raises StartupError when something needed cannot be had.
     """
     _refuse_python_parser()
     stop = Stop(asyncio.Event(), asyncio.Event())
     with _signals(stop), _parent_watch(parent, stop):
+        if parent is None:
+            async with gateway.database():
+                await gateway.ensure_schema()
         async with gateway.opened(), gateway.running():
             async with listening(gateway, sockets) as traffic:
                 urls = [f"http://{address(sock)}" for name, sock in sockets.items() if name == MAIN]
@@ -58,8 +61,7 @@ async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, paren
                     pid=os.getpid(),
                 )
                 gateway.emit(SERVER_READY)
-                if parent is None:
-                    notify_systemd("READY=1")
+                _tell_ready(parent)
                 await stop.asked.wait()
                 await _drain(gateway, traffic, stop)
 
@@ -144,9 +146,18 @@ def _signals(stop: Stop) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _tell_ready(parent: int | None) -> None:
+    """To systemd, or to the supervisor, which tells it when all of its children serve."""
+    if parent is None:
+        notify_systemd("READY=1")
+        return
+    with contextlib.suppress(OSError):  # a parent that is gone is seen by the watch
+        os.write(parent, b".")
+
+
 @contextlib.contextmanager
 def _parent_watch(parent: int | None, stop: Stop) -> Iterator[None]:
-    """A parent killed with -9 cannot say so: its end of the pipe closes, and the port must become free again."""
+    """A parent killed with -9 cannot say so: its end of the link closes, and the port must become free again."""
     if parent is None:
         yield
         return

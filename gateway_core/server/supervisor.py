@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import select
 import signal
 import socket
 import subprocess
@@ -17,12 +17,16 @@ from gateway_core.gateway import Gateway
 from gateway_core.observe.logs import get_logger
 from gateway_core.observe.metrics import MULTIPROCESS_DIR
 from gateway_core.server.sockets import MAIN, address, notify_systemd
+from gateway_core.storage.scratch import scratch_folder
 
 log = get_logger("gateway.supervisor")
 
+LOOK_EVERY_S = 0.1
 RESTART_MAX_S = 10.0
 STEADY_S = 10.0
 STOP_GRACE_S = 10.0
+_ENDED_WELL = (0, -signal.SIGTERM)
+"""The second is a worker that was stopped before it listened to signals, so before it served anybody."""
 
 
 @dataclass
@@ -30,6 +34,11 @@ class _Worker:
     process: subprocess.Popen[bytes]
     started: float
     failures: int = 0
+    restart_at: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
 
 
 @dataclass
@@ -44,68 +53,83 @@ class Supervisor:
     sockets: Mapping[str, socket.socket]
     arguments: Sequence[str]
     _workers: dict[int, _Worker] = field(default_factory=dict)
-    _stopping: int = 0
+    _stops: int = 0
 
     def run(self) -> int:
         """Block until every child has ended after a signal; returns the exit code."""
-        metrics_dir = self.gateway.settings.data_dir / "scratch" / f"metrics-{os.getpid()}"
-        metrics_dir.mkdir(parents=True)
-        os.environ[MULTIPROCESS_DIR] = str(metrics_dir)
-        reading, writing = os.pipe()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        try:
+        ours, theirs = socket.socketpair()
+        with scratch_folder(self.gateway.settings.data_dir / "scratch") as folder, ours, theirs:
+            os.environ[MULTIPROCESS_DIR] = str(folder)
             for index in range(self.gateway.settings.workers):
-                self._workers[index] = _Worker(self._spawn(reading), time.monotonic())
-            log.info("ready", url=f"http://{address(self.sockets[MAIN])}", workers=len(self._workers))
-            notify_systemd("READY=1")
-            return self._watch(reading)
-        finally:
-            os.close(writing)
-            os.close(reading)
-            shutil.rmtree(metrics_dir, ignore_errors=True)
+                self._workers[index] = _Worker(self._spawn(theirs), time.monotonic())
+            return self._watch(ours, theirs)
 
-    def _spawn(self, parent: int) -> subprocess.Popen[bytes]:
-        descriptors = {name: sock.fileno() for name, sock in self.sockets.items()}
-        inherit = ",".join(f"{name}={number}" for name, number in {**descriptors, "parent": parent}.items())
+    def _spawn(self, link: socket.socket) -> subprocess.Popen[bytes]:
+        descriptors = {name: sock.fileno() for name, sock in {**self.sockets, "parent": link}.items()}
+        inherit = ",".join(f"{name}={number}" for name, number in descriptors.items())
         return subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments
             [sys.executable, "-m", "gateway_core", *self.arguments, "--inherit", inherit],
-            pass_fds=[*descriptors.values(), parent],
+            pass_fds=list(descriptors.values()),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then asks the children to drain
         )
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._stopping += 1
+        self._stops += 1
+
+    def _watch(self, ours: socket.socket, theirs: socket.socket) -> int:
+        """Each child writes a byte to its end of the link when it serves, and stops when ours is closed."""
+        settings = self.gateway.settings
+        limit_s = settings.drain_delay_s + settings.drain_timeout_s + STOP_GRACE_S
+        deadline, serving, passed_on = float("inf"), 0, 0
+        while True:
+            if passed_on < self._stops:
+                passed_on += 1
+                deadline = min(deadline, time.monotonic() + limit_s)
+                self._stop(first=passed_on == 1)
+            elif not passed_on:
+                self._restart(theirs)
+            elif not any(worker.alive for worker in self._workers.values()):
+                return int(any(w.process.returncode not in _ENDED_WELL for w in self._workers.values()))
+            elif time.monotonic() > deadline:
+                self._kill()
+            if select.select([ours], [], [], LOOK_EVERY_S)[0]:
+                before, serving = serving, serving + len(ours.recv(64))
+                if before < settings.workers <= serving:
+                    log.info("ready", url=f"http://{address(self.sockets[MAIN])}", workers=len(self._workers))
+                    notify_systemd("READY=1")
+
+    def _stop(self, *, first: bool) -> None:
+        if first:
+            notify_systemd("STOPPING=1")
         for worker in self._workers.values():
-            if worker.process.poll() is None:
+            if worker.alive:
                 worker.process.send_signal(signal.SIGTERM)
 
-    def _watch(self, parent: int) -> int:
-        limit_s = self.gateway.settings.drain_delay_s + self.gateway.settings.drain_timeout_s + STOP_GRACE_S
-        deadline = float("inf")
-        while True:
-            alive = [w for w in self._workers.values() if w.process.poll() is None]
-            if self._stopping:
-                deadline = min(deadline, time.monotonic() + limit_s)
-                if not alive:
-                    return max((abs(w.process.returncode) for w in self._workers.values()), default=0) and 1
-                if time.monotonic() > deadline:
-                    for worker in alive:
-                        worker.process.kill()
-            else:
-                self._restart(parent)
-            time.sleep(0.1)
+    def _kill(self) -> None:
+        for worker in self._workers.values():
+            if worker.alive:
+                worker.process.kill()
 
-    def _restart(self, parent: int) -> None:
+    def _restart(self, link: socket.socket) -> None:
         for index, worker in self._workers.items():
-            code = worker.process.poll()
-            if code is None:
+            if worker.alive:
                 continue
-            lived_s = time.monotonic() - worker.started
-            failures = 0 if lived_s > STEADY_S else worker.failures + 1
-            pause_s = min(RESTART_MAX_S, 0.1 * 2**failures)
-            log.error("worker ended", index=index, pid=worker.process.pid, code=code, restart_in_s=pause_s)
-            time.sleep(pause_s)
-            if not self._stopping:
-                self._workers[index] = _Worker(self._spawn(parent), time.monotonic(), failures)
+            now, process = time.monotonic(), worker.process
+            if worker.restart_at is None:
+                worker.failures = 0 if now - worker.started > STEADY_S else worker.failures + 1
+                pause_s = min(RESTART_MAX_S, 0.1 * 2**worker.failures)
+                worker.restart_at = now + pause_s
+                _forget_gauges(process.pid)
+                log.error("worker ended", index=index, pid=process.pid, code=process.returncode, restart_in_s=pause_s)
+            elif now >= worker.restart_at:
+                self._workers[index] = _Worker(self._spawn(link), now, worker.failures)
+
+
+def _forget_gauges(pid: int) -> None:
+    """What a worker was doing when it died is not being done any more."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]

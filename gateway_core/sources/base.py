@@ -33,7 +33,8 @@ class SourceInfo:
 class SourceRequest:
     """Which bytes, for whom: from ``offset`` to the end, of the version that ``validator`` names when given.
 
-    ``headers`` are the caller's own for this URL and never reach another origin.
+    ``headers`` are the caller's own for this URL and never reach another origin. ``stall_s`` is the longest silence
+    that is borne, None for the source's own limit.
     """
 
     url: str
@@ -41,6 +42,7 @@ class SourceRequest:
     offset: int = 0
     validator: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stall_s: float | None = None
 
 
 class SourceStream(Protocol):

@@ -53,7 +53,7 @@ _REFUSED = "this address may not be fetched"
 _NO_CONNECTION = "connection failed"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
-_FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 5.5
+_FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # RFC 9110 5.5
 # They frame the message or choose the server: the client's own, never a caller's (RFC 9110 7.6.1).
 _RESERVED = frozenset(
     {
@@ -202,8 +202,7 @@ class GuardedClient:
         return target
 
     async def _send(self, hop: _Hop, request: OutgoingRequest) -> ClientResponse:
-        headers = CIMultiDict(hop.headers)
-        headers.update(request.common)
+        headers = {**hop.headers, **request.common} if hop.headers or request.common else None
         stall_s = request.stall_s or self._limits.stall_s
         dial = _Dial(hop.target.host)
         token = _dialling.set(dial)
@@ -229,8 +228,7 @@ class GuardedClient:
             _dialling.reset(token)
 
     def _timeout(self, stall_s: float) -> ClientTimeout:
-        limits = self._limits
-        return ClientTimeout(total=None, connect=limits.connect_s, sock_connect=limits.dial_s, sock_read=stall_s)
+        return ClientTimeout(total=None, sock_connect=self._limits.dial_s, sock_read=stall_s)
 
     def _make_socket(self, address: AddrInfoType) -> socket.socket:
         family, kind, proto, _, sockaddr = address

@@ -88,7 +88,7 @@ class HttpSource:
 
     def _outgoing(self, request: SourceRequest, method: str, common: _Headers) -> OutgoingRequest:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
-        return OutgoingRequest(request.url, method, headers, common, stall_s=self._stall_s)
+        return OutgoingRequest(request.url, method, headers, common, stall_s=request.stall_s or self._stall_s)
 
     async def _start(self, request: SourceRequest, response: ClientResponse) -> HttpStream:
         status, offset = response.status, request.offset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from gateway_core.errors import ConfigError
@@ -81,9 +82,13 @@ class EgressPolicy:
         parsed = [_parse_entry(entry) for entry in self._allow]
         self._networks = tuple(entry for entry in parsed if not isinstance(entry, str))
         self._hosts = frozenset(entry for entry in parsed if isinstance(entry, str))
+        self._remembered = lru_cache(maxsize=4096)(self._judge)
 
     def decide(self, address: str, port: int, *, host: str = "") -> Decision:
         """Judge a dial to ``address`` (numeric), which ``host`` (as ``normal_host`` spells it) resolved to."""
+        return self._remembered(address, port, host)
+
+    def _judge(self, address: str, port: int, host: str) -> Decision:
         try:
             ip = ip_address(address.partition("%")[0])
         except ValueError:

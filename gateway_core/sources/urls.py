@@ -10,13 +10,14 @@ import ipaddress
 import re
 from base64 import b64encode
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from yarl import URL
 
 from gateway_core.errors import SourceRefused
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
-_AUTHORITY = re.compile(r"https?://[^/?#]*([^#]*)", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(https?://[^/?#]*)([^#]*)", re.IGNORECASE)
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _NUMERIC_LABEL = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)")
 # RFC 3986 3.3 and 3.4, with the brackets that browsers leave alone in queries
@@ -51,13 +52,28 @@ class HttpUrl:
         return f"{self.url.scheme}://{host}:{self.port}"
 
 
+@lru_cache(maxsize=1024)
 def parse_url(text: str) -> HttpUrl:
-    """Read an absolute http(s) URL; raises SourceRefused with the reason."""
+    """Read an absolute http(s) URL; raises SourceRefused with the reason. The last ones are remembered."""
     if _FORBIDDEN.search(text):
         raise SourceRefused("URL with a control character or backslash")
     match = _AUTHORITY.match(text)
     if match is None:
         raise SourceRefused("only http:// and https:// URLs can be fetched")
+    base, authorization = _server(match[1])
+    rest = match[2]
+    try:
+        if not _EXACT.fullmatch(rest) or "/." in rest:
+            rest = URL(text).raw_path_qs
+        url = URL(base + (rest if rest.startswith("/") else "/" + rest), encoded=True)
+    except ValueError as error:
+        raise SourceRefused("not a valid URL") from error
+    return HttpUrl(url, authorization)
+
+
+@lru_cache(maxsize=1024)
+def _server(text: str) -> tuple[str, str | None]:
+    """``https://host[:port]`` in its one spelling, and the credential, of what stands before the path."""
     try:
         given = URL(text)
         host = normal_host(given.host or "")
@@ -69,10 +85,7 @@ def parse_url(text: str) -> HttpUrl:
     netloc = f"[{host}]" if ":" in host else host
     if not given.is_default_port():
         netloc += f":{port}"
-    rest = match[1] if _EXACT.fullmatch(match[1]) and "/." not in match[1] else given.raw_path_qs
-    if not rest.startswith("/"):
-        rest = "/" + rest
-    return HttpUrl(URL(f"{given.scheme}://{netloc}{rest}", encoded=True), _basic(given))
+    return f"{given.scheme}://{netloc}", _basic(given)
 
 
 def normal_host(text: str) -> str:

@@ -53,9 +53,9 @@ class Writer(Protocol):
     async def commit(self) -> StoredObject:
         """Publish durably (an earlier object of that key is replaced) and return what was stored.
 
-        Raises StorageFull or StorageError and leaves the earlier object, RuntimeError when called twice. Cancelled,
-        it has published the whole object or nothing. ``modified`` may differ from a later ``stat`` by the clocks of
-        gateway and storage.
+        Raises StorageFull or StorageError when it failed: the earlier object is still there, or, where the answer of a
+        remote storage was lost, the new one, whole; the same holds when it is cancelled. Raises RuntimeError when
+        called twice. ``modified`` may differ from a later ``stat`` by the clocks of gateway and storage.
         """
 
 

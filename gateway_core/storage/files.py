@@ -55,7 +55,6 @@ def create_staged(root: Path, name: str) -> int:
             os.fsync(outer)
     with _entered(root, (TMP,), make=True) as tmp:
         fd = os.open(name, _STAGE, 0o600, dir_fd=tmp)
-    # Where the file system has no locks, age alone decides.
     with suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return fd
@@ -73,7 +72,7 @@ def publish(root: Path, key: str, fd: int, *, name: str, sha256: str) -> StoredO
     for _ in range(_TRIES):
         # A delete may remove the empty folder between our making it and our renaming into it.
         with suppress(FileNotFoundError), _entered(root, folder_of(key), make=True) as folder:
-            return describe(key, fd, _rename_into(root, folder, name, sha256))
+            return describe(key, fd, _rename_into(root, folder, name=name, sha256=sha256))
     raise StorageError(f"cannot write {key}: its folder or its temporary file keeps vanishing")
 
 
@@ -173,7 +172,7 @@ def _entered(root: Path, names: Sequence[str] = (), *, make: bool = False) -> It
         os.close(fd)
 
 
-def _rename_into(root: Path, folder: int, name: str, sha256: str) -> str:
+def _rename_into(root: Path, folder: int, *, name: str, sha256: str) -> str:
     """Rename ``tmp/<name>`` into the key's folder as its newest version, whose name is returned."""
     # Greater than what is there also when the clock was set back.
     stamp = max([time.time_ns(), *(_stamp(version) + 1 for version in _versions(folder))])
@@ -245,9 +244,16 @@ def _remove_abandoned(name: str, tmp: int, horizon_ns: int) -> bool:
         found = os.fstat(fd)
         if found.st_mtime_ns > horizon_ns or not stat.S_ISREG(found.st_mode):
             return False
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return _remove_all([name], tmp) > 0
-        return False
+        return not _locked_by_its_writer(fd) and _remove_all([name], tmp) > 0
     finally:
         os.close(fd)
+
+
+def _locked_by_its_writer(fd: int) -> bool:
+    """False also where the file system has no locks: there age alone decides."""
+    with suppress(OSError):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

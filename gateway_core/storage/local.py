@@ -27,8 +27,9 @@ _BATCH = 256
 class LocalStorage:
     """Storage in the directory ``root``, made when first written to; any number of processes may share it.
 
-    The file system must keep POSIX's promises about rename and fsync, as ext4, XFS and Btrfs do. Reads go in chunks
-    of 512 KiB, a writer holds up to 1 MiB in memory; all file access happens in asyncio's default thread pool.
+    The file system must keep POSIX's promises about rename and fsync, as ext4, XFS and Btrfs do; on one without flock
+    ``sweep`` goes by age alone. Reads go in chunks of 512 KiB, a writer holds up to 1 MiB in memory; all file access
+    but ``local_path`` happens in asyncio's default thread pool.
     """
 
     def __init__(self, root: Path) -> None:

@@ -58,7 +58,7 @@ class ObjectStorage:
     @asynccontextmanager
     async def writer(self, key: str) -> AsyncIterator[Writer]:
         """See Storage."""
-        writer = _ObjectWriter(self._store, check_key(key), self._scratch_dir, self._uploads)
+        writer = _ObjectWriter(self._store, check_key(key), scratch_dir=self._scratch_dir, uploads=self._uploads)
         try:
             yield writer
         finally:
@@ -158,7 +158,7 @@ class ObjectStorage:
 
 
 class _ObjectWriter(StagedWriter):
-    def __init__(self, store: ObjectStore, key: str, scratch_dir: Path, uploads: asyncio.Semaphore) -> None:
+    def __init__(self, store: ObjectStore, key: str, *, scratch_dir: Path, uploads: asyncio.Semaphore) -> None:
         super().__init__(key)
         self._store = store
         self._scratch_dir = scratch_dir

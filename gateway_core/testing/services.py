@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_PROGRAMS: Mapping[str, tuple[str, ...]] = {
+_PROGRAMS: dict[str, tuple[str, ...]] = {
     "postgres": ("postgres", "initdb", "pg_isready", "createdb", "dropdb"),
     "redis": ("redis-server",),
 }

@@ -56,41 +56,8 @@ async def keys(storage: Storage, prefix: str = "") -> list[str]:
     return [stored.key async for stored in storage.list(prefix)]
 
 
-class StorageConformance:
-    """Subclass it as ``TestSomething`` with a fixture ``storage`` that yields an empty storage, and pytest runs it all.
-
-    ::
-
-        class TestMyStorage(StorageConformance):
-            @pytest.fixture
-            async def storage(self, tmp_path): ...
-    """
-
-    pytestmark = pytest.mark.asyncio
-
-    async def test_is_a_storage(self, storage: Storage) -> None:
-        """It has every method."""
-        assert isinstance(storage, Storage)
-
-    @pytest.mark.parametrize("size_bytes", [0, 1, MIB - 1, MIB, 3 * MIB + 1, 17 * MIB])
-    async def test_what_was_committed_is_read_back(self, storage: Storage, size_bytes: int) -> None:
-        """Whole, with its size and digest, in chunks of which none is empty."""
-        data = noise(size_bytes)
-        stored = await put(storage, "a/b", data)
-        assert (stored.key, stored.size_bytes) == ("a/b", size_bytes)
-        assert stored.sha256 == hashlib.sha256(data).hexdigest()
-        async with storage.open("a/b") as reader:
-            chunks = [chunk async for chunk in reader]
-        assert b"".join(chunks) == data
-        assert all(type(chunk) is bytes and chunk for chunk in chunks)
-
-    async def test_commit_and_stat_and_list_agree(self, storage: Storage) -> None:
-        """On key, size and digest; on the time as far as clocks do."""
-        stored = await put(storage, "a/b", b"hello")
-        found = await storage.stat("a/b")
-        assert [found] == [listed async for listed in storage.list()]
-        assert (found.key, found.size_bytes, found.sha256) == (stored.key, stored.size_bytes, stored.sha256)
-        assert abs(found.modified - stored.modified) < CLOCKS_APART_S
+class _Writing:
+    """Nothing half-written, nothing lost."""
 
     async def test_many_small_writes_of_every_buffer_type_are_joined(self, storage: Storage) -> None:
         """Each is copied: the caller may reuse its buffer at once."""
@@ -197,6 +164,57 @@ class StorageConformance:
             assert await get(storage, "a") == data
         assert await keys(storage) == ["a"]
 
+    async def test_neighbours_may_be_written_and_deleted_at_once(self, storage: Storage) -> None:
+        """Nothing that was committed is lost when a delete tidies up around it."""
+
+        async def come_and_go(name: str) -> None:
+            for _ in range(10):
+                await put(storage, f"deep/er/{name}", name.encode())
+                assert await get(storage, f"deep/er/{name}") == name.encode()
+                assert await storage.delete(f"deep/er/{name}")
+
+        await asyncio.gather(*(come_and_go(f"{number}") for number in range(6)))
+        assert await keys(storage) == []
+
+    async def test_sweeping_leaves_objects_and_writers_alone(self, storage: Storage) -> None:
+        """Whatever their age."""
+        await put(storage, "a", b"kept")
+        async with storage.writer("b") as writer:
+            await writer.write(noise(2 * MIB))
+            assert await storage.sweep(0) == 0
+            await writer.write(b"end")
+            await writer.commit()
+        assert await keys(storage) == ["a", "b"]
+        assert await get(storage, "b") == noise(2 * MIB) + b"end"
+
+
+class _Reading:
+    """What was written, whole, or an error."""
+
+    async def test_is_a_storage(self, storage: Storage) -> None:
+        """It has every method."""
+        assert isinstance(storage, Storage)
+
+    @pytest.mark.parametrize("size_bytes", [0, 1, MIB - 1, MIB, 3 * MIB + 1, 17 * MIB])
+    async def test_what_was_committed_is_read_back(self, storage: Storage, size_bytes: int) -> None:
+        """Whole, with its size and digest, in chunks of which none is empty."""
+        data = noise(size_bytes)
+        stored = await put(storage, "a/b", data)
+        assert (stored.key, stored.size_bytes) == ("a/b", size_bytes)
+        assert stored.sha256 == hashlib.sha256(data).hexdigest()
+        async with storage.open("a/b") as reader:
+            chunks = [chunk async for chunk in reader]
+        assert b"".join(chunks) == data
+        assert all(type(chunk) is bytes and chunk for chunk in chunks)
+
+    async def test_commit_and_stat_and_list_agree(self, storage: Storage) -> None:
+        """On key, size and digest; on the time as far as clocks do."""
+        stored = await put(storage, "a/b", b"hello")
+        found = await storage.stat("a/b")
+        assert [found] == [listed async for listed in storage.list()]
+        assert (found.key, found.size_bytes, found.sha256) == (stored.key, stored.size_bytes, stored.sha256)
+        assert abs(found.modified - stored.modified) < CLOCKS_APART_S
+
     async def test_a_reader_never_sees_a_mix_of_versions(self, storage: Storage) -> None:
         """It reads on in the one it opened, or fails."""
         old = noise(6 * MIB, seed=1)
@@ -242,6 +260,23 @@ class StorageConformance:
         async with storage.open("a") as chunks:
             assert await anext(chunks)
         assert await storage.delete("a")
+
+    async def test_a_local_path_holds_the_bytes(self, storage: Storage) -> None:
+        """Where there is one."""
+        data = noise(2 * MIB)
+        await put(storage, "a/b", data)
+        path = storage.local_path("a/b")
+        if path is not None:
+            assert path.read_bytes() == data
+
+    async def test_check_passes_and_leaves_nothing(self, storage: Storage) -> None:
+        """Several at once too."""
+        await asyncio.gather(storage.check(), storage.check(), storage.check())
+        assert await keys(storage) == []
+
+
+class _Keys:
+    """Names, their order, and what is not there."""
 
     async def test_what_is_missing_is_told(self, storage: Storage) -> None:
         """Also where other objects are around it."""
@@ -308,38 +343,15 @@ class StorageConformance:
         assert await keys(storage) == stored
         assert await keys(storage, "n/01") == stored[100:200]
 
-    async def test_neighbours_may_be_written_and_deleted_at_once(self, storage: Storage) -> None:
-        """Nothing that was committed is lost when a delete tidies up around it."""
 
-        async def come_and_go(name: str) -> None:
-            for _ in range(10):
-                await put(storage, f"deep/er/{name}", name.encode())
-                assert await get(storage, f"deep/er/{name}") == name.encode()
-                assert await storage.delete(f"deep/er/{name}")
+class StorageConformance(_Writing, _Reading, _Keys):
+    """Subclass it as ``TestSomething`` with a fixture ``storage`` that yields an empty storage, and pytest runs it all.
 
-        await asyncio.gather(*(come_and_go(f"{number}") for number in range(6)))
-        assert await keys(storage) == []
+    ::
 
-    async def test_a_local_path_holds_the_bytes(self, storage: Storage) -> None:
-        """Where there is one."""
-        data = noise(2 * MIB)
-        await put(storage, "a/b", data)
-        path = storage.local_path("a/b")
-        if path is not None:
-            assert path.read_bytes() == data
+        class TestMyStorage(StorageConformance):
+            @pytest.fixture
+            async def storage(self, tmp_path): ...
+    """
 
-    async def test_sweeping_leaves_objects_and_writers_alone(self, storage: Storage) -> None:
-        """Whatever their age."""
-        await put(storage, "a", b"kept")
-        async with storage.writer("b") as writer:
-            await writer.write(noise(2 * MIB))
-            assert await storage.sweep(0) == 0
-            await writer.write(b"end")
-            await writer.commit()
-        assert await keys(storage) == ["a", "b"]
-        assert await get(storage, "b") == noise(2 * MIB) + b"end"
-
-    async def test_check_passes_and_leaves_nothing(self, storage: Storage) -> None:
-        """Several at once too."""
-        await asyncio.gather(storage.check(), storage.check(), storage.check())
-        assert await keys(storage) == []
+    pytestmark = pytest.mark.asyncio

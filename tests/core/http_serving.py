@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ class Serving:
             return await read_all(reader)
 
     @asynccontextmanager
-    async def connection(self, **options: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A raw connection."""
+    async def connection(self, **options) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection that takes what comes; cut on leaving. ``options`` are those of ``asyncio.open_connection``."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, **options)
         try:
             yield reader, writer
@@ -45,6 +46,20 @@ class Serving:
             writer.transport.abort()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    @asynccontextmanager
+    async def idle(self, request: bytes, *, receive_buffer: int = 4096) -> AsyncIterator[socket.socket]:
+        """A connection that has sent ``request`` and takes nothing but what its small kernel buffer holds."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.setblocking(False)
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, ("127.0.0.1", self.port))
+            await loop.sock_sendall(client, request)
+            yield client
+        finally:
+            client.close()
 
 
 async def read_all(reader: asyncio.StreamReader) -> bytes:

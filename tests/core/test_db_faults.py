@@ -57,11 +57,15 @@ async def test_server_killed_inside_a_transaction_loses_only_that_one(
     postgres_db: Database, postgres_server: PrivatePostgres
 ):
     await put(postgres_db, "kept")
-    with pytest.raises(DatabaseError):
+
+    async def lose() -> None:
         async with postgres_db.write() as tx:
             await tx.execute(insert(meta).values(key="lost", value="1"))
             postgres_server.kill()
             await tx.execute(insert(meta).values(key="lost too", value="1"))
+
+    with pytest.raises(DatabaseError):
+        await lose()
     await asyncio.to_thread(postgres_server.start)
     async with postgres_db.read() as tx:
         found = {row.key for row in await tx.rows(select(meta.c.key))}
@@ -96,12 +100,16 @@ async def test_silent_server_is_told_in_time_and_no_session_is_left_behind(
 
 async def test_cut_session_inside_a_transaction_is_a_database_error(postgres_db: Database):
     other = Database(postgres_db._url.url.render_as_string(hide_password=False))
-    with pytest.raises(DatabaseError):
+
+    async def be_cut() -> None:
         async with postgres_db.write() as tx:
             pid = await tx.scalar(select(func.pg_backend_pid()))
             async with asyncio.timeout(5):
                 await asyncio.create_task(cut(other, pid))
             await tx.execute(select(meta))
+
+    with pytest.raises(DatabaseError):
+        await be_cut()
     await other.close()
     await put(postgres_db, "after the cut")
 

@@ -77,6 +77,24 @@ async def main():
 asyncio.run(main())
 """
 
+FILL_AND_HOLD = """
+import asyncio, sys
+from sqlalchemy import insert, update
+from gateway_core.db.engine import Database
+from gateway_core.db.tables import meta
+
+async def main():
+    db = Database(sys.argv[1])
+    async with db.write() as tx:
+        await tx.execute(update(meta).values(value="overwritten"))
+        for number in range(3000):
+            await tx.execute(insert(meta).values(key=f"half {number}", value="x" * 4000))
+        print("held", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
 
 @asynccontextmanager
 async def python(code: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -140,6 +158,20 @@ async def test_killed_writer_loses_nothing_acknowledged_and_leaves_no_half(db: D
     if db.dialect == "sqlite":
         with contextlib.closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file:
             assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_next_reader_undoes_the_pages_that_a_killed_writer_had_written(sqlite_url: str, tmp_path: Path):
+    db = Database(sqlite_url)
+    async with db.write() as tx:
+        await tx.execute(insert(meta).values(key="a", value="before"))
+    async with python(FILL_AND_HOLD, sqlite_url) as process:
+        assert await line(process) == "held"
+        process.kill()
+        await process.wait()
+    assert (tmp_path / "gateway.db").stat().st_size > 4_000_000, "nothing was written before the kill"
+    async with db.read() as tx:
+        assert [row.value for row in await tx.rows(select(meta))] == ["before"]
+    await db.close()
 
 
 async def test_stopped_writer_makes_others_fail_in_time_and_go_on_after_it(sqlite_url: str):

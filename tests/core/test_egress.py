@@ -364,7 +364,8 @@ async def test_identity_is_asked_for_whatever_the_caller_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"X": "a\r\nY: b"}, {"X": "a\x00"}, {"X\r\nY": "a"}, {"": "a"}, {"X Y": "a"}, {"X:": "a"}]
+    "headers",
+    [{"X": "a\r\nY: b"}, {"X": "a\x00"}, {"X": "\ud800"}, {"X\r\nY": "a"}, {"": "a"}, {"X Y": "a"}, {"X:": "a"}],
 )
 async def test_header_that_would_break_the_message_is_refused(headers: dict[str, str]) -> None:
     async with upstream(ok) as server, GuardedClient(LOOPBACK) as client:

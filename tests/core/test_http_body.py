@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Iterator
 
 import pytest
 from aiohttp import ClientSession, web
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from gateway_core.errors import BadRequest, Forbidden, RequestTimeout, TooLarge
 from gateway_core.http.body import BODY_CHECK, BODY_LIMITS, BodyLimits, _Pace, body, read_body
 from gateway_core.http.gone import ClientGone
-from tests.core.http_serving import Serving, read_all, serving
+from tests.core.http_serving import serving
 
 QUICK = BodyLimits(grace_s=0.1, window_s=0.3, min_bytes_per_s=1000)
 
@@ -126,7 +125,8 @@ async def test_a_client_below_the_pace_is_timed_out_although_it_never_stops() ->
 
 
 async def test_a_slow_client_above_the_pace_is_served() -> None:
-    async with serving(reading(QUICK)) as server, server.connection() as (reader, writer):
+    limits = BodyLimits(grace_s=0.05, window_s=0.5, min_bytes_per_s=500)
+    async with serving(reading(limits)) as server, server.connection() as (reader, writer):
         writer.write(head(Content_Length=8000))
         await drip(writer, b"x" * 200, 0.02, times=40)
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
@@ -177,11 +177,26 @@ async def test_a_client_that_leaves_before_the_handler_reads_is_gone() -> None:
         assert left.is_set()
 
 
-async def test_broken_chunked_coding_is_a_bad_request() -> None:
-    async with serving(reading()) as server, server.connection() as (reader, writer):
-        writer.write(head(Transfer_Encoding="chunked") + b"5\r\nabcde\r\nzz\r\n")
+async def test_a_body_that_cannot_be_decoded_is_a_bad_request() -> None:
+    async with serving(reading()) as server:
+        encoded = head(Content_Encoding="gzip", Content_Length=5, Connection="close") + b"hello"
+        assert (await server.exchange(encoded)).startswith(b"HTTP/1.1 400")
         assert isinstance(await server.end(), BadRequest)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+
+
+async def test_broken_chunked_coding_that_the_parser_keeps_to_itself_is_timed_out() -> None:
+    first = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        async for _ in body(request, QUICK):
+            first.set()
+        return web.Response()
+
+    async with serving(handler) as server, server.connection() as (_, writer):
+        writer.write(head(Transfer_Encoding="chunked") + b"5\r\nabcde\r\n")
+        await first.wait()
+        writer.write(b"zz\r\n")
+        assert isinstance(await server.end(), RequestTimeout)
 
 
 async def test_a_body_is_read_once() -> None:
@@ -257,15 +272,15 @@ async def test_the_check_sees_every_byte_before_the_consumer_does() -> None:
         assert await server.end() is None
 
 
-def reference_deadline(arrivals: list[tuple[float, int]], limits: BodyLimits, until: float) -> float | None:
+def reference_deadline(arrivals: list[tuple[float, int]], limits: BodyLimits) -> float:
     """The end of the first window, opened at or after the grace, that brings too little, looking at every instant."""
     instants = sorted({limits.grace_s, *(at for at, _ in arrivals if at >= limits.grace_s)})
     for opened in instants:
         closes = opened + limits.window_s
         got = sum(count for at, count in arrivals if opened < at <= closes)
         if got < limits.min_bytes_per_s * limits.window_s:
-            return closes if closes <= until or opened == instants[-1] else closes
-    return None
+            return closes
+    raise AssertionError("the window after the last arrival is always empty")
 
 
 def gaps() -> st.SearchStrategy[list[tuple[float, int]]]:
@@ -278,7 +293,7 @@ def test_the_pace_fails_exactly_the_windows_that_bring_too_little(steps: list[tu
     pace, arrivals, now = _Pace(limits), [], 0.0
     for gap, count in steps:
         patience = pace._patience_s()
-        expected = reference_deadline(arrivals, limits, now)
+        expected = reference_deadline(arrivals, limits)
         assert patience is not None
         assert now + patience == expected
         if gap > patience:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Annotated, Any
 
 import pytest
@@ -66,13 +67,9 @@ def test_of_equal_keys_the_last_one_counts() -> None:
 
 
 @given(st.binary(max_size=60) | st.text(alphabet='[]{}",:\\u0d8e19-.\n ', max_size=40).map(str.encode))
-def test_any_bytes_are_read_or_invalid(data: bytes) -> None:
-    try:
-        value = parse_json(data)
-    except Invalid as error:
-        assert error.errors["_schema"]
-    else:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+def test_any_bytes_are_invalid_or_a_value_that_can_be_written_again(data: bytes) -> None:
+    with suppress(Invalid):
+        json.dumps(parse_json(data), ensure_ascii=False, allow_nan=False).encode()
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "nonsense"])

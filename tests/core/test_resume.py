@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_core.auth.client import Client
@@ -174,6 +174,7 @@ async def test_cancellation_during_a_pause_ends_it() -> None:
     assert len(source.opened) == 1
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=5), offset=st.integers(0, 999))
 def test_any_cuts_give_the_same_bytes(cuts: list[int], offset: int) -> None:
     source = Breaking([(cut, SourceFailed("cut")) for cut in cuts])
@@ -186,6 +187,7 @@ def test_any_cuts_give_the_same_bytes(cuts: list[int], offset: int) -> None:
     assert asyncio.run(run()) == DATA[offset:]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100))
 def test_pause_grows_to_its_limit_and_is_never_none(attempt: int) -> None:
     policy = ResumePolicy(first_s=0.2, longest_s=5)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import ClientError, InvalidURL
 from aiohttp.abc import AbstractResolver, ResolveResult
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway_core.errors import SourceError, SourceFailed, SourceRefused
@@ -470,6 +470,7 @@ inner_addresses = st.sampled_from(INNER_NETWORKS).flatmap(
 )
 
 
+@settings(max_examples=500, deadline=None)
 @given(address=inner_addresses, kind=st.integers(0, 23), scheme=st.sampled_from(["http", "HTTPS", "hTTp"]))
 @example(address=ipaddress.IPv4Address("127.0.0.1"), kind=3, scheme="http")
 def test_no_spelling_of_an_inner_address_is_permitted(address: ipaddress.IPv4Address, kind: int, scheme: str) -> None:
@@ -481,6 +482,7 @@ def test_no_spelling_of_an_inner_address_is_permitted(address: ipaddress.IPv4Add
     assert not policy.decide(target.host, target.port, host=target.host).permitted
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=6))
 def test_no_address_outside_global_unicast_is_permitted(address: ipaddress.IPv6Address) -> None:
     if address in ipaddress.ip_network("2000::/3") or address.ipv4_mapped or str(address).startswith("64:ff9b::"):
@@ -488,6 +490,7 @@ def test_no_address_outside_global_unicast_is_permitted(address: ipaddress.IPv6A
     assert not EgressPolicy().decide(str(address), 80).permitted
 
 
+@settings(deadline=None)
 @given(address=inner_addresses, prefix=st.sampled_from(["::ffff:", "64:ff9b::", "::", "64:ff9b:1::"]))
 def test_no_embedding_of_an_inner_address_is_permitted(address: ipaddress.IPv4Address, prefix: str) -> None:
     assert not EgressPolicy().decide(f"{prefix}{address}", 443).permitted

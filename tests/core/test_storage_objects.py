@@ -17,7 +17,7 @@ from gateway_core.storage.objects import PART_BYTES, ObjectStorage, open_s3
 from gateway_core.testing.storage import MIB, StorageConformance, get, keys, noise, put
 
 MISSING = [name for name in ("obstore", "moto", "flask") if importlib.util.find_spec(name) is None]
-if MISSING and "s3" not in os.environ.get("GATEWAY_TEST_REQUIRE", "").split(","):
+if MISSING and "s3" not in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
     pytest.skip(f"not installed: {', '.join(MISSING)}", allow_module_level=True)
 
 BUCKET = "bucket"

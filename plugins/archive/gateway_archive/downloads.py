@@ -110,7 +110,9 @@ class Downloads:
         """What to fetch, as the ticket's owner; one that was revoked since then may use only what is public."""
         owner = await self.gateway.clients.find(ticket.client_id) or Client.ANONYMOUS
         return [
-            SourceRequest(item.url, client=owner, headers=item.headers) for item in ticket.items if not item.is_folder
+            SourceRequest(item.url, client=owner, headers=item.headers, stall_s=self.settings.stall_timeout_s)
+            for item in ticket.items
+            if not item.is_folder
         ]
 
     @asynccontextmanager

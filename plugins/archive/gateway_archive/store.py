@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 import zlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 
 from gateway_archive.tables import tickets
 from gateway_archive.tickets import Item, Options, Order, Ticket, TicketType
@@ -18,6 +18,7 @@ from gateway_core import Gateway, NotFound
 from gateway_core.db.sweep import sweep_rows
 
 PAGE_SIZE = 10
+_ITEMS = TypeAdapter(tuple[Item, ...])
 _IN_THREAD_BYTES = 256 << 10
 _HEAD = (tickets.c.id, tickets.c.client_id, tickets.c.type, tickets.c.created, tickets.c.expires, tickets.c.options)
 
@@ -102,12 +103,11 @@ class TicketStore:
         return await sweep_rows(db, tickets, tickets.c.expires, db.now())
 
     def _seal(self, items: Sequence[Item]) -> str:
-        plain = json.dumps([item.model_dump(exclude_defaults=True) for item in items], separators=(",", ":"))
-        return self._gateway.keyring.encrypt(zlib.compress(plain.encode(), 1)).decode()
+        plain = _ITEMS.dump_json(tuple(items), exclude_defaults=True)
+        return self._gateway.keyring.encrypt(zlib.compress(plain, 1)).decode()
 
     def _unseal(self, token: str) -> tuple[Item, ...]:
-        plain = zlib.decompress(self._gateway.keyring.decrypt(token.encode()))
-        return tuple(Item.model_validate(item) for item in json.loads(plain))
+        return _ITEMS.validate_json(zlib.decompress(self._gateway.keyring.decrypt(token.encode())))
 
 
 async def _threaded(work: Any, value: Any) -> Any:

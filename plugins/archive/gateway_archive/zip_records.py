@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -289,6 +290,7 @@ def archive_bytes(entries: Iterable[Entry], *, comment: bytes = COMMENT) -> int 
     return offset + directory + end_records_bytes(count, offset, directory, comment=comment)
 
 
+@lru_cache(maxsize=64)  # local and central header ask one after the other
 def dos_time(modified: int | None) -> tuple[int, int]:
     """Time and date fields (4.4.6) in UTC, to two seconds down, held within 1980 to 2107; None is ``DOS_EPOCH``.
 

@@ -139,8 +139,9 @@ class OpenEntry:
         """Close a failed entry so that the archive can go on, and leave it out of the central directory.
 
         What was announced is filled up with zeros and the descriptor's CRC-32 is wrong on purpose: readers that seek
-        never see the entry, readers that stream report it as damaged. A KNOWN entry whose header is out can only be
-        discarded when all its promised bytes were given; else this raises SourceFailed and the archive must be cut.
+        never see the entry, readers that stream report it as damaged, and so does 7-Zip when it is the first of the
+        archive. A KNOWN entry whose header is out can only be discarded when all its promised bytes were given; else
+        this raises SourceFailed and the archive must be cut.
         """
         self._require_open()
         if not self._header_bytes:
