@@ -42,8 +42,8 @@ def safe_filename(name: str) -> str:
     At most 255 bytes of UTF-8 (the suffix is kept); ``download`` where nothing is left. Applying it twice changes
     nothing.
     """
-    cleaned = "".join("_" if _is_unsafe(char) else char for char in name).strip(" ")
-    cleaned = _shorten(cleaned).strip(" ")
+    cleaned = "".join("_" if _is_unsafe(char) else char for char in name).strip()
+    cleaned = _shorten(cleaned).strip()
     return "download" if cleaned in {"", ".", ".."} else cleaned
 
 

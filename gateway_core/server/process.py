@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -62,6 +63,8 @@ async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, paren
                 )
                 gateway.emit(SERVER_READY)
                 _tell_ready(parent)
+                gc.collect()
+                gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
                 await stop.asked.wait()
                 await _drain(gateway, traffic, stop)
 

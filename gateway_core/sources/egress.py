@@ -13,12 +13,13 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin
 
@@ -163,20 +164,13 @@ class GuardedClient:
                 raise _refusal(target, decision)
         return target
 
-    @asynccontextmanager
-    async def request(self, request: OutgoingRequest) -> AsyncIterator[ClientResponse]:
-        """Send, follow redirects, and yield the last response, whatever its status; its body is not read yet.
+    def request(self, request: OutgoingRequest) -> AbstractAsyncContextManager[ClientResponse]:
+        """Send, follow redirects, and give the last response, whatever its status; its body is not read yet.
 
         Leaving closes the connection unless the body was read to its end. Raises SourceRefused, SourceFailed or
         SourceStalled; aiohttp's errors while the body is read become these too.
         """
-        response = await self._follow(request)
-        try:
-            yield response
-        except ClientError as error:
-            raise source_error(error) from error
-        finally:
-            response.close()
+        return _Exchange(self._follow(request))
 
     async def _follow(self, request: OutgoingRequest) -> ClientResponse:
         hop = _first_hop(request, self.check(request.url))
@@ -255,6 +249,24 @@ def source_error(error: Exception) -> SourceError:
     if isinstance(error, ClientOSError) or not isinstance(error, ClientError):
         return SourceFailed(_NO_CONNECTION)
     return SourceFailed("not a valid HTTP answer")
+
+
+class _Exchange(AbstractAsyncContextManager[ClientResponse]):
+    """One request and its answer. A class, as a generator for each of thousands of small files would be felt."""
+
+    def __init__(self, following: Coroutine[None, None, ClientResponse]) -> None:
+        self._following = following
+
+    async def __aenter__(self) -> ClientResponse:
+        self._response = await self._following
+        return self._response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
+        if isinstance(error, ClientError):
+            raise source_error(error) from error
 
 
 @dataclass(slots=True)

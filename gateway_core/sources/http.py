@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import binascii
 import re
+import sys
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from types import TracebackType
 from typing import Self
 from urllib.parse import unquote
 
@@ -73,9 +76,11 @@ class HttpSource:
                 await response.content.readany()  # so that the connection can be used again
             return _info(response.headers, size, ranges=response.status == 206)
 
-    @asynccontextmanager
-    async def open(self, request: SourceRequest) -> AsyncIterator[HttpStream]:
+    def open(self, request: SourceRequest) -> AbstractAsyncContextManager[HttpStream]:
         """GET the rest from the offset, of the version asked for; see ``Source.open``."""
+        return _Opening(self._start, request, self._client.request(self._get(request)))
+
+    def _get(self, request: SourceRequest) -> OutgoingRequest:
         condition: dict[str, str] = {}
         if request.offset:
             if request.validator is None:
@@ -83,8 +88,7 @@ class HttpSource:
             # RFC 9110 13.1.5 forbids a date in If-Range when the server has given an entity tag, even a weak one.
             name = "If-Range" if request.validator.startswith('"') else "If-Unmodified-Since"
             condition = {"Range": f"bytes={request.offset}-", name: request.validator}
-        async with self._client.request(self._outgoing(request, "GET", condition)) as response:
-            yield await self._start(request, response)
+        return self._outgoing(request, "GET", condition)
 
     def _outgoing(self, request: SourceRequest, method: str, common: _Headers) -> OutgoingRequest:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
@@ -112,6 +116,31 @@ class HttpSource:
         if offset > self._skip_limit_bytes:
             raise SourceChanged("no ranges")
         await stream.skip(offset)
+
+
+class _Opening(AbstractAsyncContextManager["HttpStream"]):
+    """What ``open`` returns: the exchange, and the stream made of its answer."""
+
+    def __init__(
+        self,
+        start: Callable[[SourceRequest, ClientResponse], Awaitable[HttpStream]],
+        request: SourceRequest,
+        exchange: AbstractAsyncContextManager[ClientResponse],
+    ) -> None:
+        self._start, self._request, self._exchange = start, request, exchange
+
+    async def __aenter__(self) -> HttpStream:
+        response = await self._exchange.__aenter__()
+        try:
+            return await self._start(self._request, response)
+        except BaseException:
+            await self._exchange.__aexit__(*sys.exc_info())
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.__aexit__(kind, error, trace)
 
 
 class HttpStream:
@@ -234,6 +263,7 @@ def _probed_size(response: ClientResponse) -> int | None:
     raise SourceGone(f"status {response.status}")
 
 
+@lru_cache(maxsize=256)  # files of one upload often share it
 def _seconds(text: str | None) -> float | None:
     try:
         when = parsedate_to_datetime(text or "")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Self
 
 from gateway_core.errors import SourceChanged, SourceError, SourceRefused
-from gateway_core.sources.base import Source, SourceInfo, SourceRequest
+from gateway_core.sources.base import Source, SourceInfo, SourceRequest, SourceStream
 
 _random = SystemRandom()
 
@@ -45,7 +45,7 @@ class ResumingReader:
         self._request = request
         self._policy = policy or ResumePolicy()
         self._attempts = 0
-        self._stack = AsyncExitStack()
+        self._opened: AbstractAsyncContextManager[SourceStream] | None = None
         self.resumed = 0
 
     async def __aenter__(self) -> Self:
@@ -53,7 +53,7 @@ class ResumingReader:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        await self._close()
 
     def __aiter__(self) -> Self:
         return self
@@ -71,13 +71,20 @@ class ResumingReader:
                 return chunk
 
     async def _open(self, request: SourceRequest) -> SourceInfo:
-        stream = await self._stack.enter_async_context(self._source.open(request))
+        opened = self._source.open(request)
+        stream = await opened.__aenter__()
+        self._opened = opened
         self._chunks: AsyncIterator[bytes] = aiter(stream)
         self._position = request.offset
         return stream.info
 
+    async def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.__aexit__(None, None, None)
+
     async def _resume(self, error: SourceError) -> None:
-        await self._stack.aclose()
+        await self._close()
         if not self.info.strong:
             raise error
         request = replace(self._request, offset=self._position, validator=self.info.validator)

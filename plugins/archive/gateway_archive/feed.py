@@ -125,7 +125,11 @@ class Feed:
 
     async def _fetch(self, index: int) -> Whole | None:
         """Read a small file whole; a large one is left alone, because an open connection would die while it waits."""
-        async with self.stream(index) as reader:
+        request = self._requests[index]
+        async with (
+            self._lanes.enter(self._source.lane(request.url)),
+            ResumingReader(self._source, request, policy=self._policy) as reader,
+        ):
             size = reader.info.size_bytes
             if size is not None and size > self._small:
                 return None

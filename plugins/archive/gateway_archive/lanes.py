@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 
 class Lanes:
@@ -12,17 +10,38 @@ class Lanes:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lanes: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
+        self._lanes: dict[str, Lane] = {}
 
-    @asynccontextmanager
-    async def enter(self, key: str) -> AsyncIterator[None]:
-        """Hold one of the lane's places; waits in order of arrival."""
-        semaphore, users = self._lanes.setdefault(key, (asyncio.Semaphore(self._limit), [0]))
-        users[0] += 1
+    def enter(self, key: str) -> Lane:
+        """``async with lanes.enter(key)`` holds one of the lane's places; waits in order of arrival."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(self, key, self._limit)
+        lane.users += 1
+        return lane
+
+    def leave(self, lane: Lane, key: str) -> None:
+        """What leaving a lane does."""
+        lane.users -= 1
+        if not lane.users:
+            del self._lanes[key]
+
+
+class Lane:
+    """One host's places; made by ``Lanes.enter`` and entered once for each call of it."""
+
+    def __init__(self, owner: Lanes, key: str, limit: int) -> None:
+        self.users = 0
+        self._owner, self._key = owner, key
+        self._places = asyncio.Semaphore(limit)
+
+    async def __aenter__(self) -> None:
         try:
-            async with semaphore:
-                yield
-        finally:
-            users[0] -= 1
-            if not users[0]:
-                del self._lanes[key]
+            await self._places.acquire()
+        except BaseException:
+            self._owner.leave(self, self._key)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._places.release()
+        self._owner.leave(self, self._key)

@@ -29,6 +29,7 @@ _NUMBER_BYTES: Final = 12  # " (123456789)"
 # C0 and C1 controls, line separators, bidirectional overrides (they make "gpj.exe" look like "exe.jpg"), surrogates,
 # and what Windows forbids
 _FORBIDDEN: Final = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff<>:"|?*]')
+_URL_PATH: Final = re.compile("(?:[^:/?#]+:)?(?://[^/?#]*)?([^?#]*)")  # RFC 3986 appendix B
 _DRIVE: Final = re.compile("[A-Za-z]:")
 _DEVICE: Final = re.compile(
     r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.IGNORECASE | re.DOTALL
@@ -41,12 +42,14 @@ def name_from_url(url: str) -> str:
 
     Bytes that are not UTF-8 become U+FFFD. The result is as given by the URL and still wants ``entry_name``.
     """
+    match = _URL_PATH.match(url)
+    name = unquote(match[1]).rpartition("/")[2] if match else ""
+    if name:
+        return name
     try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:  # a host that is no host
         return ""
-    return unquote(parts.path).rpartition("/")[2] or host
 
 
 def entry_name(raw_path: str, raw_name: str) -> str:
