@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway_core.db.files import journal_mode
+from gateway_core.db.sqlalchemy_core import AsyncEngine, create_async_engine
 from gateway_core.db.url import DatabaseUrl
 
 _POOL_RECYCLE_S = 300

@@ -10,13 +10,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Table, select, true
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway_core.db import clock, drivers
 from gateway_core.db.backoff import full_jitter_s
 from gateway_core.db.failures import HOPELESS, sqlstate
 from gateway_core.db.files import lock_path, make_file
 from gateway_core.db.locks import WriterLock
+from gateway_core.db.sqlalchemy_core import AsyncEngine
 from gateway_core.db.transaction import Transaction
 from gateway_core.db.url import DatabaseUrl, Dialect
 from gateway_core.errors import DatabaseError, StartupError

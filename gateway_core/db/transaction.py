@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import CursorResult, Executable, Row
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_core.db.failures import as_unavailable
+from gateway_core.db.sqlalchemy_core import AsyncConnection
 from gateway_core.errors import DatabaseError
 
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from gateway_core.settings.model import PluginSettings, Settings
@@ -54,12 +55,14 @@ def _named(annotation: Any) -> str:
         return _named(arguments[0])
     if origin in {Union, types.UnionType}:
         return _named(next(part for part in arguments if part is not type(None)))
-    if origin is tuple:
+    if origin in {tuple, list, set, frozenset}:
         return f"list of {_named(arguments[0])}"
+    if origin is dict:
+        return f"JSON object of {_named(arguments[1])}"
     if origin is Literal:
         return ", ".join(f"`{part}`" for part in arguments)
-    words = {str: "text", int: "whole number", float: "number", bool: "yes or no"}
-    return words.get(annotation, getattr(annotation, "__name__", str(annotation)).replace("SecretStr", "secret"))
+    words = {str: "text", int: "whole number", float: "number", bool: "yes or no", Path: "path", SecretStr: "secret"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def _default(field: FieldInfo) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from gateway_core.errors import ConfigError
@@ -20,7 +20,7 @@ from gateway_core.settings.layers import (
     command_line_layer,
     environment_layers,
 )
-from gateway_core.settings.model import PluginSettings, Settings, split_text
+from gateway_core.settings.model import Lenient, PluginSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Bootstrap:
     plugins_strict: bool
 
 
-class _Raw(BaseModel):
+class _Raw(Lenient):
     plugins: tuple[str, ...] | None = None
     plugins_strict: bool = True
 
@@ -88,8 +88,6 @@ def bootstrap(inputs: Inputs) -> Bootstrap:
     raw: dict[str, Any] = {}
     for layer in reversed(layers):
         raw.update({p[0]: v for p, v in layer.values.items() if p in {("plugins",), ("plugins_strict",)}})
-    if isinstance(raw.get("plugins"), str):
-        raw["plugins"] = split_text(raw["plugins"])
     try:
         values = _Raw.model_validate(raw)
     except ValidationError as exc:
@@ -131,10 +129,18 @@ def load_settings(
 
 
 def settings_model(sections: Mapping[str, type[PluginSettings]]) -> type[Settings]:
-    """Settings with one field a plugin section; raises ConfigError when a section has a core setting's name."""
+    """Settings with one field a plugin section.
+
+    Raises ConfigError when a section has a core setting's name, or a field that ends in ``_file``: its variable would
+    be read as the name of a file that holds another field's value.
+    """
     taken = sorted(set(sections) & set(Settings.model_fields))
     if taken:
         raise ConfigError(f"plugin section {taken[0]!r} has the name of a core setting")
+    for name, section in sections.items():
+        for key in section.model_fields:
+            if key.endswith("_file"):
+                raise ConfigError(f"plugin section {name}: the setting {key} ends in _file; call it {key[:-5]}_path")
     fields: dict[str, Any] = {
         name: (section, Field(default_factory=section, description=(section.__doc__ or "").strip()))
         for name, section in sections.items()
@@ -150,24 +156,25 @@ def _unknown(layer: Layer, model: type[Settings]) -> Iterator[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, PluginSettings)
     }
     names = {(name,) for name in model.model_fields} | {(s, key) for s, m in sections.items() for key in m.model_fields}
-    prefix = ENV_PREFIX if layer.name == "environment" else ""
+    prefix = "" if layer.name not in {"environment", "secret file"} else ENV_PREFIX
+    suffix = "_FILE" if layer.name == "secret file" else ""
     for path, origin in layer.origins.items():
         inside = path[0] in sections and len(path) > 1
         if path not in layer.values or path[: 2 if inside else 1] in names:
             continue
         spelled = "__".join(path).upper()
         near = difflib.get_close_matches(spelled, ["__".join(n).upper() for n in names], n=1)
-        yield f"{origin}: no such setting" + (f"; did you mean {prefix}{near[0]}?" if near else "")
+        yield f"{origin}: no such setting" + (f"; did you mean {prefix}{near[0]}{suffix}?" if near else "")
 
 
 def _readable(exc: ValidationError, layers: Sequence[Layer]) -> ConfigError:
     lines = []
     for error in exc.errors(include_url=False, include_input=False):
         path = tuple(str(step) for step in error["loc"])
-        origin = next(
-            (o for layer in layers for p, o in layer.origins.items() if p[: len(path)] == path or path[: len(p)] == p),
-            "",
+        origins = (
+            o for layer in layers for p, o in layer.origins.items() if p[: len(path)] == path or path[: len(p)] == p
         )
+        origin = next(origins, "") if path else ""  # what concerns several settings was set nowhere alone
         name = "__".join(step for step in path if not step.isdigit()).upper()
         message = error["msg"].removeprefix("Value error, ")
         lines.append(": ".join(part for part in (name, message) if part) + (f" (from {origin})" if origin else ""))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit, urlunsplit
 
-_SECRET_PARAMETER = re.compile(r"((?:password|secret|token|key)[^=&]*)=[^&]*", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(r"((?:password|secret|token|key)[^=&]*)=[^&#]*", re.IGNORECASE)
 
 
 def mask_url(url: str) -> str:
-    """``url`` with its password, and query parameters that are named like secrets, as ``***``."""
-    parts = urlsplit(url)
-    credentials, at, host = parts.netloc.rpartition("@")
+    """``url`` with its password, and query parameters that are named like secrets, as ``***``.
+
+    A password that should have been percent-encoded and was not may hold any character, so it ends at the last ``@``.
+    """
+    scheme, separator, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    netloc = f"{user}{colon}{'***' if colon else ''}{at}{host}"
-    query = _SECRET_PARAMETER.sub(r"\1=***", parts.query)
-    masked: str = urlunsplit(parts._replace(netloc=netloc, query=query))
-    return masked
+    path, mark, query = place.partition("?")
+    masked = _SECRET_PARAMETER.sub(r"\1=***", query)
+    return f"{scheme}{separator}{user}{colon}{'***' if colon else ''}{at}{path}{mark}{masked}"

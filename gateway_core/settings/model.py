@@ -7,10 +7,19 @@ import json
 import re
 import types
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from platformdirs import user_data_dir
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?")
@@ -45,28 +54,24 @@ def split_text(value: str) -> Any:
     """``a,b`` and ``["a", "b"]`` both become lists; ``{...}`` becomes a dict. Raises ValueError for broken JSON."""
     text = value.strip()
     if text[:1] in {"[", "{"}:
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as exc:
+            raise ValueError(f"not valid JSON: {exc}") from exc
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-class _Lenient(BaseModel):
-    """Takes ``a,b`` where a list is expected, because that is what people write in environments."""
+class Lenient(BaseModel):
+    """Base of all settings: takes ``a,b`` where a list is expected, because that is what people write in environments."""
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _split_lists(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        fields = cls.model_fields
-        return {
-            key: split_text(value)
-            if isinstance(value, str) and key in fields and _takes_collection(fields[key].annotation)
-            else value
-            for key, value in data.items()
-        }
+    def _split_lists(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        return split_text(value) if isinstance(value, str) and _takes_collection(field.annotation) else value
 
 
-class PluginSettings(_Lenient):
+class PluginSettings(Lenient):
     """Base of a plugin's section; every field needs a description, and units in its name where a unit exists."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -82,12 +87,10 @@ class PluginSettings(_Lenient):
         return stripped
 
 
-class Settings(_Lenient, BaseSettings):
+class Settings(Lenient, BaseSettings):
     """The core's settings; plugin sections are added to a subclass when the plugins are known."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    secret_fields: ClassVar[frozenset[str]] = frozenset({"db_url", "redis_url", "storage_url", "secret_key"})
 
     host: str = Field("127.0.0.1", description="Address to bind; `0.0.0.0` for all")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 picks a free one")

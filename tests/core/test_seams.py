@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import io
-import ssl
 import zipfile
 from pathlib import Path
 
 import aiohttp
 import pytest
-import trustme
 from yarl import URL
 
 from gateway_core import Client, Gateway, Role, StateKey
@@ -21,6 +19,7 @@ from gateway_core.settings import Inputs
 from gateway_core.testing import RunningGateway, SourceConformance
 from gateway_core.testing.plugin import MakeGateway
 from tests.core import seam_extra_plugin, seam_plugin
+from tests.core.certificates import Certificates
 from tests.core.seam_install import plugin_of
 
 SEAM = {"seam": seam_plugin}
@@ -141,8 +140,8 @@ async def test_websocket_is_closed_with_1001_when_the_gateway_ends(make_gateway:
         async with make_gateway(ALONE, plugins=SEAM) as gateway:
             socket = await session.ws_connect(f"{gateway.url}/seam/echo")
             receiving = asyncio.create_task(socket.receive(timeout=10))
-            await receiving
-            assert socket.close_code == 1001
+        await receiving
+        assert socket.close_code == 1001
 
 
 async def test_catch_all_gets_what_nobody_claims_and_the_path_as_sent(
@@ -166,23 +165,6 @@ async def test_prefix_moves_all_routes_but_those_at_the_root(make_gateway: MakeG
                 assert "client" in await answer.json()
             async with client.get("/seam/who") as answer:
                 assert (await answer.json())["raw"] == "/seam/who"
-
-
-class Certificates:
-    """An authority, the listener's certificate, and contexts of clients."""
-
-    def __init__(self, folder: Path) -> None:
-        self._authority = trustme.CA()
-        self.authority, self.listener = folder / "authority.pem", folder / "listener.pem"
-        self._authority.cert_pem.write_to_path(self.authority)
-        self._authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(self.listener)
-
-    def client(self, name: str | None) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        self._authority.configure_trust(context)
-        if name is not None:
-            self._authority.issue_cert("node.example", common_name=name).configure_cert(context)
-        return context
 
 
 async def test_listener_of_its_own_knows_clients_by_certificate(make_gateway: MakeGateway, tmp_path: Path):

@@ -9,25 +9,27 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from aiohttp import ClientPayloadError, ClientSession, TCPConnector, WSMsgType
 
+from gateway_core.testing.process import ServeProcess, run_gateway, serve_process
 from gateway_core.testing.services import free_port
 from gateway_core.testing.upstream import Upstream
 from gateway_core.testing.upstream_behaviour import Cut, Endless, Stall
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 CONF = Path(__file__).parents[2] / "deploy" / "nginx" / "gateway.conf"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 PATIENCE_S = 20.0
 MIB = 1 << 20
 TRUSTED = {"GATEWAY_TRUSTED_PROXIES": "127.0.0.1"}
@@ -54,24 +56,20 @@ http {{
 class Stand:
     """A gateway, a client's secret, and nginx at ``url`` in front of it."""
 
-    process: subprocess.Popen[bytes]
-    log: Path
+    gateway: ServeProcess
     secret: str
-    direct: str
     url: str
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
-    async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The first log line of that event with these fields, waited for."""
+    async def access(self, request_id: str) -> dict[str, Any]:
+        """The line of the access log for that request, waited for."""
         async with asyncio.timeout(PATIENCE_S):
+            count = 1
             while True:
-                for line in log_lines(self.log):
-                    if line.get("event") == event and fields.items() <= line.items():
+                lines = await self.gateway.wait_log("request", count=count)
+                for line in lines:
+                    if line["request_id"] == request_id:
                         return line
-                await asyncio.sleep(0.02)
+                count = len(lines) + 1
 
     async def ticket(self, session: ClientSession, *urls: str, **order: Any) -> str:
         """Id of a new ticket, made through nginx."""
@@ -84,49 +82,15 @@ class Stand:
     async def exchange(self, text: str) -> str:
         """Send ``text`` to nginx as it stands, and what comes back until the end of the connection."""
         async with asyncio.timeout(PATIENCE_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(self.url))
             writer.write(text.encode())
             answer = await reader.read()
             writer.close()
             return answer.decode("latin-1")
 
 
-def log_lines(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-
-
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(log.read_text() if log.exists() else f"exit code {process.returncode}")
-        time.sleep(0.01)
-
-
-@contextmanager
-def running(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def environment(data_dir: Path, **settings: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    return {
-        **inherited,
-        "GATEWAY_DATA_DIR": str(data_dir),
-        "GATEWAY_EGRESS_ALLOW": "127.0.0.0/8",
-        "GATEWAY_PLUGINS": "archive",
-        **settings,
-    }
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def configuration(gateway_port: int, nginx_port: int) -> str:
@@ -142,67 +106,73 @@ def configuration(gateway_port: int, nginx_port: int) -> str:
     return text
 
 
-@contextmanager
-def nginx(folder: Path, gateway_port: int) -> Iterator[str]:
-    folder.mkdir()
+async def listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@asynccontextmanager
+async def nginx(folder: Path, gateway_port: int) -> AsyncIterator[str]:
+    """URL of an nginx of the test's own; under root its workers may not write to the folder, so buffering would fail."""
+    folder.mkdir(mode=0o700)
     port = free_port()
     (folder / "gateway.conf").write_text(configuration(gateway_port, port))
     (folder / "nginx.conf").write_text(MAIN_CONF.format(folder=folder))
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    assert program is not None
-    log = folder / "error.log"
-    command = [program, "-p", str(folder), "-e", str(log), "-c", str(folder / "nginx.conf")]
-    with running(command, log, cwd=folder) as process:
-        wait_until(lambda: listens(port), process, log)
+    command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
+    process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not await listens(port):
+                assert process.returncode is None, (folder / "error.log").read_text()
+                await asyncio.sleep(0.01)
         yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def stand(folder: Path, prepared: tuple[Path, str], **settings: str) -> Iterator[Stand]:
+@asynccontextmanager
+async def stand(folder: Path, prepared: tuple[Path, str], **settings: str) -> AsyncIterator[Stand]:
     data_dir, secret = prepared
-    shutil.copytree(data_dir, folder / "data")
-    log = folder / "gateway.log"
-    command = [sys.executable, "-m", "gateway_core", "serve", "--port", "0"]
-    with running(command, log, env=environment(folder / "data", **settings)) as process:
-        wait_until(lambda: any(line["event"] == "ready" for line in log_lines(log)), process, log)
-        direct = next(line["url"] for line in log_lines(log) if line["event"] == "ready")
-        with nginx(folder / "nginx", int(direct.rpartition(":")[2])) as url:
-            yield Stand(process, log, secret, direct, url)
+    await asyncio.to_thread(shutil.copytree, data_dir, folder / "data")
+    env = {"GATEWAY_EGRESS_ALLOW": "127.0.0.0/8", "GATEWAY_PLUGINS": "archive", **settings}
+    async with serve_process(data_dir=folder / "data", env=env) as gateway:
+        async with nginx(folder / "nginx", port_of(gateway.url)) as url:
+            yield Stand(gateway, secret, url)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> tuple[Path, str]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def prepared(tmp_path_factory) -> tuple[Path, str]:
     """A data folder in which a client has been made, and its secret."""
-    if shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") is None:
+    if NGINX is None:
         if "nginx" in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
             pytest.fail("GATEWAY_TEST_REQUIRE wants nginx, which is not installed")
         pytest.skip("nginx is not installed")
     data_dir = tmp_path_factory.mktemp("prepared") / "data"
-    command = [sys.executable, "-m", "gateway_core", "client", "add", "visitor", "--json"]
-    made = subprocess.run(command, env=environment(data_dir), capture_output=True, timeout=60, check=True)
-    return data_dir, json.loads(made.stdout)["secret"]
+    made = await run_gateway("client", "add", "visitor", "--json", data_dir=data_dir)
+    return data_dir, json.loads(made.out)["secret"]
 
 
-@pytest.fixture(scope="module")
-def behind(tmp_path_factory, prepared) -> Iterator[Stand]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def behind(tmp_path_factory, prepared) -> AsyncIterator[Stand]:
     """The stand that most tests share; it believes nginx."""
     settings = {**TRUSTED, "GATEWAY_ARCHIVE__RESUME_TRIES": "0"}
-    with stand(tmp_path_factory.mktemp("stand"), prepared, **settings) as running_stand:
-        yield running_stand
+    async with stand(tmp_path_factory.mktemp("stand"), prepared, **settings) as shared:
+        yield shared
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def upstream():
     async with Upstream() as server:
         yield server
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def session():
     async with ClientSession() as client:
         yield client
@@ -307,22 +277,22 @@ async def test_the_log_names_the_client_and_not_what_the_client_says(behind):
     async with ClientSession(connector=TCPConnector(local_addr=("127.0.0.2", 0))) as session:
         async with session.get(f"{behind.url}/docs", headers={"X-Forwarded-For": "203.0.113.9"}) as response:
             request_id = response.headers["X-Request-Id"]
-    line = await behind.logged("request", request_id=request_id)
+    line = await behind.access(request_id)
     assert line["client"] == "127.0.0.2"
 
 
 async def test_a_proxy_that_is_not_trusted_is_not_believed(tmp_path, prepared):
     async with ClientSession(connector=TCPConnector(local_addr=("127.0.0.2", 0))) as session:
-        with stand(tmp_path, prepared) as doubting:
+        async with stand(tmp_path, prepared) as doubting:
             async with session.get(f"{doubting.url}/fpx/openapi.json") as response:
                 described, request_id = await response.json(), response.headers["X-Request-Id"]
-            line = await doubting.logged("request", request_id=request_id)
+            line = await doubting.access(request_id)
     assert (line["client"], described["servers"][0]["url"]) == ("127.0.0.1", doubting.url)
 
 
 async def test_a_page_of_another_origin_waits_for_its_turn_under_the_path_prefix(tmp_path, prepared, upstream, session):
     queue = {"GATEWAY_ARCHIVE__QUEUE": "true", "GATEWAY_ARCHIVE__MAX_ACTIVE_DOWNLOADS": "1"}
-    with stand(tmp_path, prepared, **TRUSTED, **queue) as queued:
+    async with stand(tmp_path, prepared, **TRUSTED, **queue) as queued:
         first = await queued.ticket(session, upstream.add("/first.bin", 2 * MIB, Stall(after=1000)))
         second = await queued.ticket(session, upstream.add("/second.txt", b"mine"))
         async with session.get(f"{queued.url}/fpx/ticket/{first}/download") as downloading:
@@ -343,19 +313,19 @@ async def test_a_page_of_another_origin_waits_for_its_turn_under_the_path_prefix
 
 async def test_sigterm_lets_downloads_through_nginx_complete(tmp_path, prepared, upstream, session):
     names = [f"{number}.bin" for number in range(5)]
-    with stand(tmp_path, prepared, **TRUSTED) as stopping:
+    async with stand(tmp_path, prepared, **TRUSTED) as stopping:
         urls = [upstream.add(f"/{name}", 2 * MIB, Stall(after=1000)) for name in names]
         tickets = [await stopping.ticket(session, url) for url in urls]
         answers = [await session.get(f"{stopping.url}/ticket/{ticket}/download") for ticket in tickets]
         begun = [await read_until(a, upstream.content(f"/{n}")[:1000]) for a, n in zip(answers, names, strict=True)]
-        stopping.process.send_signal(signal.SIGTERM)
-        await stopping.logged("draining")
+        stopping.gateway.send_signal(signal.SIGTERM)
+        await stopping.gateway.wait_log("draining")
         async with session.get(f"{stopping.url}/docs") as refused:
             status = refused.status
         for name in names:
             upstream.release(f"/{name}")
         whole = [part + await answer.read() for part, answer in zip(begun, answers, strict=True)]
-        code = await asyncio.to_thread(stopping.process.wait, PATIENCE_S)
+        code = await stopping.gateway.wait()
     assert [unpacked(data) for data in whole] == [{name: upstream.content(f"/{name}")} for name in names]
     assert (status, code) == (502, 0)
 
@@ -376,7 +346,7 @@ async def test_sigterm_lets_downloads_through_nginx_complete(tmp_path, prepared,
     ],
 )
 async def test_metrics_are_not_for_the_outside(behind, session, path):
-    async with session.get(f"{behind.direct}/metrics") as response:
+    async with session.get(f"{behind.gateway.url}/metrics") as response:
         assert "gateway_requests_total" in await response.text()
     answer = await behind.exchange(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
     assert answer.startswith("HTTP/1.1 404 ")
