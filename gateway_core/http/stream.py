@@ -98,7 +98,8 @@ class ResponseWriter:
             self._send(transport, pieces)
         self.sent_bytes += size
         self._request.writer.output_size += size
-        await self._client(self._request.writer.drain())
+        if self._request.protocol.writing_paused:
+            await self._client(self._request.writer.drain())
         self._unshared_bytes += size
         if self._unshared_bytes > _SHARE_LOOP_BYTES:  # a fast client and a fast source would never let others run
             self._unshared_bytes = 0

@@ -72,6 +72,7 @@ class Supervisor:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments
             [sys.executable, "-m", "gateway_core", *self.arguments, "--inherit", inherit],
             pass_fds=list(descriptors.values()),
+            env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},  # the parent speaks
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then asks the children to drain
         )

@@ -41,9 +41,9 @@ class Layer:
         self.origins[path] = origin
 
     def nested(self) -> dict[str, Any]:
-        """The values as pydantic wants them."""
+        """The values as pydantic wants them; raises ConfigError for a name that is both a value and a section."""
         tree: dict[str, Any] = {}
-        for path, value in self.values.items():
+        for path, value in sorted(self.values.items(), key=lambda item: len(item[0])):
             node = tree
             for step in path[:-1]:
                 below = node.setdefault(step, {})
@@ -146,6 +146,6 @@ class PythonFile:
         names: dict[str, Any] = {"__file__": str(self.path), "__name__": "gateway_settings_file"}
         try:
             exec(code, names)  # noqa: S102 - a settings file is code by contract; its owner was checked above
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             raise ConfigError(f"{self.path}: {type(exc).__name__}: {exc}") from exc
         return names

@@ -62,7 +62,7 @@ def split_text(value: str) -> Any:
 
 
 class Lenient(BaseModel):
-    """Base of all settings: takes ``a,b`` where a list is expected, because that is what people write in environments."""
+    """Base of all settings: takes ``a,b`` where a list is expected, since people write that in environments."""
 
     @field_validator("*", mode="before")
     @classmethod

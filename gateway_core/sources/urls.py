@@ -52,7 +52,7 @@ class HttpUrl:
         return f"{self.url.scheme}://{host}:{self.port}"
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def parse_url(text: str) -> HttpUrl:
     """Read an absolute http(s) URL; raises SourceRefused with the reason. The last ones are remembered."""
     if _FORBIDDEN.search(text):

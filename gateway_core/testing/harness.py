@@ -30,9 +30,9 @@ LOOPBACK = ("127.0.0.0/8", "::1")
 
 @dataclass(frozen=True)
 class RunningGateway:
-    """A gateway that answers on 127.0.0.1; ``gateway`` is what its plugins hold."""
+    """A gateway that answers on 127.0.0.1; ``core`` is the Gateway that its plugins hold."""
 
-    gateway: Gateway
+    core: Gateway
     sockets: Mapping[str, socket.socket]
 
     @property
@@ -46,9 +46,9 @@ class RunningGateway:
 
     async def add_client(self, *scopes: str) -> tuple[Client, str]:
         """A new client with a name of its own, and its secret; without ``scopes`` it gets what any new client gets."""
-        _, granted = self.gateway.scopes()
+        _, granted = self.core.scopes()
         new = NewClient(f"test-{uuid.uuid4().hex[:8]}", frozenset(scopes) or granted)
-        return await self.gateway.clients.add(new)
+        return await self.core.clients.add(new)
 
     async def secret(self, *scopes: str) -> str:
         """The secret of a new client, for ``headers={"Authorization": secret}``."""

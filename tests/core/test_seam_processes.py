@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway_core.server.process import CUT_S
 from gateway_core.testing.plugin import Run, Serve
 from gateway_core.testing.services import free_port
 from tests.core.certificates import Certificates
@@ -63,7 +64,7 @@ async def test_drain_closes_websockets_with_1001_and_completes_a_file_that_is_be
             server.send_signal(signal.SIGTERM)
             await socket.receive(timeout=20)
             assert socket.close_code == 1001
-            await asyncio.sleep(1.5)  # longer than what nobody waits for would live
+            await asyncio.sleep(3 * CUT_S)  # longer than what nobody waits for would live
             async for chunk in answer.content.iter_any():
                 received += len(chunk)
         assert received == size

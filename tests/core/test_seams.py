@@ -43,7 +43,7 @@ async def signed(gateway: RunningGateway, data: bytes, *scopes: str) -> dict[str
 
 
 async def stored(gateway: RunningGateway) -> list[str]:
-    return [found.key async for found in gateway.gateway.storage.list()]
+    return [found.key async for found in gateway.core.storage.list()]
 
 
 # A body that is proven at its end
@@ -132,7 +132,7 @@ async def test_websocket_talks_and_refuses_pages_of_other_origins(
         assert await socket.receive_str(timeout=10) == "hello"
     with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
         await client.ws_connect("/seam/echo", origin="https://evil.example")
-    assert gateway.gateway.state[seam_plugin.LIVE].echoed == ["hello"]
+    assert gateway.core.state[seam_plugin.LIVE].echoed == ["hello"]
 
 
 async def test_websocket_is_closed_with_1001_when_the_gateway_ends(make_gateway: MakeGateway):
@@ -211,13 +211,13 @@ class SeamBed:
 class TestSeamSource(SourceConformance):
     @pytest.fixture
     def bed(self, gateway: RunningGateway) -> SeamBed:
-        return SeamBed(gateway.gateway)
+        return SeamBed(gateway.core)
 
 
 async def test_archive_reads_a_source_of_another_plugin_as_the_owner_of_the_ticket(make_gateway: MakeGateway):
     async with make_gateway(WITH_ARCHIVE, plugins=SEAM) as gateway, gateway.session() as session:
         owner, secret = await gateway.add_client()
-        async with gateway.gateway.storage.writer(f"seam/{owner.id}/a.txt") as writer:
+        async with gateway.core.storage.writer(f"seam/{owner.id}/a.txt") as writer:
             await writer.write(b"mine")
             await writer.commit()
         order = {"items": [{"url": f"seam://{owner.id}/a.txt"}]}
@@ -229,7 +229,7 @@ async def test_archive_reads_a_source_of_another_plugin_as_the_owner_of_the_tick
         other = {"Authorization": await gateway.secret()}
         async with session.post("/ticket/generate", json=order, headers=other) as answer:
             assert answer.status == 422
-        await gateway.gateway.clients.revoke(owner.id)
+        await gateway.core.clients.revoke(owner.id)
         async with session.get(f"/ticket/{ticket}/download") as answer:
             assert answer.status == 502, "who may do nothing any more gets nothing by an old ticket"
 
@@ -258,10 +258,10 @@ async def test_table_storage_and_state_of_the_plugin_are_there(make_gateway: Mak
             assert await answer.json() == ["hello"]
         async with client.put("/seam/store/a", headers=await signed(gateway, b"")) as answer:
             assert answer.status == 200
-        live = gateway.gateway.state[seam_plugin.LIVE]
+        live = gateway.core.state[seam_plugin.LIVE]
         assert live.role == Role.SERVER
         with pytest.raises(KeyError):
-            gateway.gateway.state[StateKey("seam.other", str)]
+            gateway.core.state[StateKey("seam.other", str)]
     assert live.role == "ended"
     assert (tmp_path / "data" / "elsewhere").is_dir()
 
@@ -278,7 +278,7 @@ async def test_lifespans_run_in_servers_and_workers_and_know_which_they_are(tmp_
 
 async def test_scratch_folder_is_of_one_process_and_ends_with_it(make_gateway: MakeGateway):
     async with make_gateway(ALONE, plugins=SEAM) as one, make_gateway(ALONE, plugins=SEAM) as two:
-        folders = [one.gateway.scratch_dir, two.gateway.scratch_dir]
+        folders = [one.core.scratch_dir, two.core.scratch_dir]
         assert folders[0] != folders[1]
         (folders[0] / "left").write_text("behind")
     assert not any(folder.exists() for folder in folders)
@@ -313,7 +313,7 @@ async def test_observers_hear_of_events_and_one_that_fails_hurts_nobody(make_gat
         "c_broken": plugin_of(gateway_event=broken),
     }
     async with make_gateway({"plugins": ",".join(plugins)}, plugins=plugins) as gateway:
-        gateway.gateway.emit("seam.thing.happened", number=1)
+        gateway.core.emit("seam.thing.happened", number=1)
     assert heard == [("seam.thing.happened", {"number": 1})]
 
 
@@ -322,27 +322,27 @@ async def test_observers_hear_of_events_and_one_that_fails_hurts_nobody(make_gat
 
 async def test_lease_of_one_gateway_is_not_to_be_had_by_another(make_gateway: MakeGateway):
     async with make_gateway(ALONE, plugins=SEAM) as one, make_gateway(ALONE, plugins=SEAM) as two:
-        held = await one.gateway.leases.acquire("seam.one", one.gateway.instance, 30)
+        held = await one.core.leases.acquire("seam.one", one.core.instance, 30)
         assert held is not None
-        assert await two.gateway.leases.acquire("seam.one", two.gateway.instance, 30) is None
-        await one.gateway.leases.release(held)
-        taken = await two.gateway.leases.acquire("seam.one", two.gateway.instance, 30)
+        assert await two.core.leases.acquire("seam.one", two.core.instance, 30) is None
+        await one.core.leases.release(held)
+        taken = await two.core.leases.acquire("seam.one", two.core.instance, 30)
         assert taken is not None
         assert taken.token > held.token
 
 
 async def test_wake_up_of_one_gateway_reaches_another(make_gateway: MakeGateway):
     async with make_gateway(ALONE, plugins=SEAM) as one, make_gateway(ALONE, plugins=SEAM) as two:
-        with two.gateway.wakeups.subscribe("seam.topic") as topic:
-            one.gateway.wakeups.publish("seam.topic")
+        with two.core.wakeups.subscribe("seam.topic") as topic:
+            one.core.wakeups.publish("seam.topic")
             assert await topic.wait(10)
 
 
 async def test_revoked_client_is_shut_out_of_another_gateway(make_gateway: MakeGateway):
     async with make_gateway(ALONE, plugins=SEAM) as one, make_gateway(ALONE, plugins=SEAM) as two:
         client, secret = await one.add_client("seam:node:one")
-        assert await two.gateway.clients.by_secret(secret) == client
-        await one.gateway.clients.revoke(client.id)
-        with two.gateway.wakeups.subscribe("core.clients") as changes:
+        assert await two.core.clients.by_secret(secret) == client
+        await one.core.clients.revoke(client.id)
+        with two.core.wakeups.subscribe("core.clients") as changes:
             await changes.wait(10)
-        assert await two.gateway.clients.by_secret(secret) is None
+        assert await two.core.clients.by_secret(secret) is None

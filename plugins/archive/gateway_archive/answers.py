@@ -46,7 +46,6 @@ async def send_zip(request: web.Request, downloads: Downloads, ticket: Ticket) -
             await writer.write(*pieces)
 
         await downloads.pack(ticket, write)
-    await downloads.completed(ticket)
     return response
 
 

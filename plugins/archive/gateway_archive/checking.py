@@ -45,7 +45,7 @@ async def check_order(order: Order, source: Source, client: Client, *, lanes: La
         known: dict[str, Any] = {"url": public_url(item.url), "name": name}
         if item.is_folder:
             return CheckedItem(**known, ok=True, size=0, type=None, reason=None)
-        request = SourceRequest(item.url, client=client, headers=item.headers)
+        request = SourceRequest(item.url, client=client, headers=item.headers or {})
         try:
             async with asyncio.timeout_at(deadline), limit:
                 await source.check(item.url, client)

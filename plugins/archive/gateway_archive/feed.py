@@ -49,6 +49,7 @@ class Feed:
         self._held: dict[int, int] = {}
         self._next = 0
         self._running = 0
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,6 +57,7 @@ class Feed:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True  # what ends now makes no room for others
         tasks = [task for task in self._tasks.values() if not task.done()]
         for task in tasks:
             task.cancel()
@@ -98,7 +100,8 @@ class Feed:
         """Start what the limits allow, in order."""
         limits = self._limits
         while (
-            self._next < len(self._requests)
+            not self._closed
+            and self._next < len(self._requests)
             and self._running < limits.ahead_items
             and sum(self._held.values()) + self._small <= limits.ahead_bytes
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,11 @@ def read_link(token: str, secret: str) -> StreamLink:
     if not isinstance(headers, dict) or not all(_plain(k) and _plain(v) for k, v in headers.items()):
         raise _bad("response_headers must map header names to values")
     return StreamLink(url, content_type, {k: v for k, v in headers.items() if k.lower() not in _NEVER})
+
+
+def link_id(token: str) -> str:
+    """What stands for a link in the queue: the same at every try, so that those who come again keep their place."""
+    return f"link-{hashlib.sha256(token.encode()).hexdigest()[:31]}"
 
 
 def _plain(value: object) -> bool:

@@ -104,7 +104,7 @@ class Packer:
         except Aborted:
             raise
         except SourceError as error:
-            self._failed(Failure(name, item.url, error))
+            self._failed(name, item.url, error)
         else:
             self.tally.packed += 1
             self._begun = True
@@ -133,12 +133,13 @@ class Packer:
         if self._policy.on_error is not OnError.ABORT:
             self._put(entry.discard())
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, name: str, url: str, error: SourceError) -> None:
+        failure = Failure.of(error, name=name, url=url)
         self.tally.failures.append(failure)
         if self._policy.on_error is OnError.ABORT:
             if not self._written:
-                raise self._nothing() from failure.error
-            raise Aborted(f"{failure.name}: {failure.reason}") from failure.error
+                raise self._nothing() from error
+            raise Aborted(f"{name}: {failure.reason}") from error
 
     def _nothing(self) -> UpstreamFailed:
         reasons = [failure.public() for failure in self.tally.failures[:100]]

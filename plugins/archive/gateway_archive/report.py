@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from gateway_core import SourceError
@@ -14,17 +14,20 @@ REPORT_NAME = "_DOWNLOAD-REPORT.txt"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One item that could not be had: its entry's name, its URL, and the error."""
+    """One item that could not be had: its entry's name, its URL, the short word for why, and that word with a detail.
+
+    Safe for anybody who has the link. The error itself is not kept: its traceback holds the bytes that had come.
+    """
 
     name: str
     url: str
-    error: SourceError
+    word: str
+    reason: str
 
-    @property
-    def reason(self) -> str:
-        """Short word and detail, safe for anybody who has the link."""
-        detail = self.error.detail or self.error.title
-        return f"{self.error.reason}: {detail}"
+    @classmethod
+    def of(cls, error: SourceError, *, name: str, url: str) -> Self:
+        """What ``error`` says."""
+        return cls(name, url, error.reason, f"{error.reason}: {error.detail or error.title}")
 
     def public(self) -> dict[str, Any]:
         """As an object, the URL without credentials and signature."""

@@ -12,7 +12,7 @@ from gateway_archive.answers import as_upstream_failure, file_headers, send_file
 from gateway_archive.checking import CheckResult, check_order
 from gateway_archive.downloads import DOWNLOADS_KEY, Downloads
 from gateway_archive.errors import fpx_errors
-from gateway_archive.links import read_link
+from gateway_archive.links import link_id, read_link
 from gateway_archive.settings import ArchiveSettings
 from gateway_archive.tickets import GenerateRequest, Ticket, TicketType
 from gateway_archive.waiting import wait_for_turn
@@ -30,7 +30,8 @@ from gateway_core import (
     SourceRequest,
     client_of,
 )
-from gateway_core.http.json_body import read_json, validate
+from gateway_core.http.body import read_body
+from gateway_core.http.json_body import validate
 from gateway_core.http.ws import open_websocket
 from gateway_core.observe.events import TICKET_CREATED
 
@@ -97,7 +98,7 @@ class ArchiveHandlers:
         are refused.
         """
         query = validate(GenerateQuery, dict(request.query), location="query")
-        order = self._downloads.orders.read(await read_json(request), strict=query.strict)
+        order = await self._downloads.orders.parse(await read_body(request), strict=query.strict)
         client = client_of(request)
         try:
             await self._downloads.check(order.items, client)
@@ -110,7 +111,7 @@ class ArchiveHandlers:
 
     async def check(self, request: web.Request) -> web.Response:
         """Look at what a ticket of this body would give, without making it: sizes, types, what is missing and why."""
-        order = self._downloads.orders.read(await read_json(request))
+        order = await self._downloads.orders.parse(await read_body(request))
         result = await check_order(order, self._gateway.sources, client_of(request), lanes=self._downloads.lanes)
         return web.json_response(result.model_dump())
 
@@ -130,10 +131,13 @@ class ArchiveHandlers:
             return await self._head(request)
         downloads = self._downloads
         ticket = await downloads.store.get(request.match_info["id"])
-        async with downloads.admitted(ticket.id):
+        async with downloads.admitted(ticket.id), downloads.recorded(ticket):
             if ticket.type is TicketType.STREAM:
-                return await self._stream(request, ticket)
-            return await send_zip(request, downloads, ticket)
+                response = await self._stream(request, ticket)
+            else:
+                response = await send_zip(request, downloads, ticket)
+        await downloads.completed(ticket)
+        return response
 
     async def _head(self, request: web.Request) -> web.StreamResponse:
         """What a GET would say; a link preview or a bot uses nothing up."""
@@ -143,6 +147,7 @@ class ArchiveHandlers:
         return web.Response(headers=zip_headers(ticket))
 
     async def _stream(self, request: web.Request, ticket: Ticket) -> web.StreamResponse:
+        """The one file, or for HEAD what a GET would say of it."""
         downloads, item = self._downloads, ticket.items[0]
         name = ticket.options.filename or item.name
         try:
@@ -151,8 +156,6 @@ class ArchiveHandlers:
                 response = await send_file(request, downloads, reader, headers=headers)
         except SourceError as exc:
             raise as_upstream_failure(exc) from exc
-        if request.method != hdrs.METH_HEAD:
-            await downloads.completed(ticket)
         return response
 
     async def wait(self, request: web.Request) -> web.StreamResponse:
@@ -182,7 +185,7 @@ class ArchiveHandlers:
         except SourceRefused as exc:
             raise Invalid({"url": [exc.detail or exc.title]}, location="url") from exc
         downloads = self._downloads
-        async with downloads.admitted(f"link-{id(request)}"):
+        async with downloads.admitted(link_id(request.match_info["token"])):
             try:
                 async with downloads.stream(SourceRequest(link.url, client=client)) as reader:
                     headers = file_headers(reader.info, url=link.url, name=None)

@@ -19,6 +19,7 @@ from gateway_core.db.sweep import sweep_rows
 
 PAGE_SIZE = 10
 _ITEMS = TypeAdapter(tuple[Item, ...])
+_KNOWN_OF_OPTIONS = set(Options.model_fields)
 _IN_THREAD_BYTES = 256 << 10
 _HEAD = (tickets.c.id, tickets.c.client_id, tickets.c.type, tickets.c.created, tickets.c.expires, tickets.c.options)
 
@@ -31,7 +32,7 @@ class TicketStore:
         self._ttl_s = ttl_s
 
     async def create(self, order: Order, client_id: str) -> Ticket:
-        """Store an order; when this returns, it lasts."""
+        """Store what is known of an order's fields; when this returns, it lasts."""
         db = self._gateway.db
         ticket_id = str(uuid.uuid4())
         items = await _threaded(self._seal, order.items)
@@ -42,7 +43,7 @@ class TicketStore:
             "type": order.type.value,
             "created": db.now(),
             "expires": db.now() + life_s,
-            "options": order.options.model_dump_json(exclude_defaults=True),
+            "options": order.options.model_dump_json(include=_KNOWN_OF_OPTIONS, exclude_defaults=True),
             "items": items,
         }
         async with db.write() as tx:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gateway_archive.settings import ArchiveSettings
 from gateway_core.errors import Invalid, TooLarge
+from gateway_core.http.json_body import parse_json
 
+_IN_THREAD_BYTES = 64 << 10
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -34,25 +36,28 @@ class OnError(StrEnum):
     ABORT = "abort"
 
 
-class Item(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Item:
     """One file of a ticket: ``url``, its ``name`` and folder ``path`` in the archive, headers for its own server.
 
     An item without ``url`` whose ``path`` or ``name`` ends with ``/`` is an empty folder. ``size`` in bytes is what
     the client believes; it counts against the limit of total bytes.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
-
     url: str = ""
-    name: str | None = Field(None, max_length=4096)
-    path: str | None = Field(None, max_length=4096)
-    headers: dict[str, str] = Field(default_factory=dict)
-    size: int | None = Field(None, ge=0, lt=1 << 63)
+    name: Annotated[str, Field(max_length=4096)] | None = None
+    path: Annotated[str, Field(max_length=4096)] | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
+    size: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
 
     @property
     def is_folder(self) -> bool:
         """Whether it stands for an empty folder."""
         return not self.url
+
+
+_ITEM = TypeAdapter(Item)
+_ITEM_KEYS = frozenset(known.name for known in fields(Item))
 
 
 class Options(BaseModel):
@@ -103,6 +108,12 @@ class Orders:
     def __init__(self, settings: ArchiveSettings) -> None:
         self._settings = settings
 
+    async def parse(self, data: bytes, *, strict: bool = False) -> Order:
+        """An order from a JSON body, in a thread where it is long; raises as ``read`` does, and as ``parse_json``."""
+        if len(data) > _IN_THREAD_BYTES:
+            return await asyncio.to_thread(lambda: self.read(parse_json(data), strict=strict))
+        return self.read(parse_json(data), strict=strict)
+
     def read(self, body: Any, *, strict: bool = False) -> Order:
         """An order from a decoded JSON body; raises Invalid by field, TooLarge over the limit of total bytes.
 
@@ -149,17 +160,17 @@ class Orders:
         if not isinstance(value, dict):
             raise Invalid({"items": [f"item {index}: neither a URL nor an object."]})
         try:
-            item = Item.model_validate(value)
+            item = _ITEM.validate_python(value)
         except ValidationError as exc:
             error = exc.errors(include_url=False)[0]
             where = ".".join(str(step) for step in error["loc"])
             raise Invalid({"items": [f"item {index}: {where}: {error['msg']}."]}) from exc
-        unknown.update(item.model_extra or ())
+        unknown.update(value.keys() - _ITEM_KEYS)
         if not item.url and not (item.path or "").endswith("/") and not (item.name or "").endswith("/"):
             raise Invalid({"items": [f"item {index}: url is missing."]})
         if len(item.url) > self._settings.max_url_length:
             raise Invalid({"items": [f"item {index}: the URL has over {self._settings.max_url_length} characters."]})
-        for name, text in item.headers.items():
+        for name, text in (item.headers or {}).items():
             if not _HEADER_NAME.fullmatch(name) or not text.isprintable() or len(text) > 8192:
                 raise Invalid({"items": [f"item {index}: headers: not a valid header: {name[:64]!r}."]})
         return item
@@ -188,8 +199,8 @@ def _decoded(name: str, value: Any, expected: type) -> Any:
     except (binascii.Error, ValueError) as exc:
         raise Invalid({name: ["Not a valid base64-encoded value"]}) from exc
     try:
-        decoded = json.loads(text)
-    except (ValueError, RecursionError) as exc:
+        decoded = parse_json(text)
+    except Invalid as exc:
         raise Invalid({name: ["Not a valid JSON"]}) from exc
     if not isinstance(decoded, expected):
         raise Invalid({name: [f"Unexpected value type after deserialization: {type(decoded).__name__}"]})

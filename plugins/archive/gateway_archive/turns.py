@@ -43,6 +43,7 @@ class Turns:
 
     def __init__(self, gateway: Gateway, *, limit: int) -> None:
         self._gateway, self._limit = gateway, limit
+        self._held: set[str] = set()
 
     async def wait(self, ticket_id: str, waiter: str) -> Place:
         """Enter the queue, or stay in it; call again after each wake-up and every 10 s. Raises AlreadyWaiting."""
@@ -83,20 +84,24 @@ class Turns:
                 )
             held = {"state": ACTIVE, "holder": self._gateway.instance, "until": db.now() + HOLD_S}
             await tx.execute(sa.update(turns).where(turns.c.id == granted).values(held))
+        self._held.add(str(granted))
         return str(granted)
 
     async def end(self, turn_id: str) -> None:
         """The download has ended, however it did."""
+        self._held.discard(turn_id)
         async with self._gateway.db.write() as tx:
             await tx.execute(sa.delete(turns).where(turns.c.id == turn_id))
         self._gateway.wakeups.publish(TOPIC)
 
     async def renew(self) -> None:
-        """Hold on to what this process downloads."""
+        """Hold on to the turns that ``begin`` has handed out, not to one whose request was cancelled meanwhile."""
         db = self._gateway.db
-        mine = (turns.c.holder == self._gateway.instance, turns.c.state == ACTIVE)
+        if not self._held:
+            return
+        mine = turns.c.id.in_(sorted(self._held))
         async with db.write() as tx:
-            await tx.execute(sa.update(turns).where(*mine).values(until=db.now() + HOLD_S))
+            await tx.execute(sa.update(turns).where(mine).values(until=db.now() + HOLD_S))
 
     async def _rows(self, tx: Transaction) -> Sequence[Any]:
         await tx.execute(sa.delete(turns).where(turns.c.until <= self._gateway.db.now()))

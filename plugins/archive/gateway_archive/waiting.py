@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import WSCloseCode, web
 
@@ -27,9 +29,7 @@ async def wait_for_turn(socket: web.WebSocketResponse, downloads: Downloads, tic
                 if place.available:
                     await socket.close(message=b"available")
                     return
-                changed = asyncio.create_task(changes.wait(RENEW_S))
-                await asyncio.wait({changed, listening}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
+                await _first_of(changes.wait(RENEW_S), listening)
     except AlreadyWaiting:
         await socket.send_json({"error": "Already waiting"})
         await socket.close(code=WSCloseCode.OK, message=b"already in queue")
@@ -38,6 +38,14 @@ async def wait_for_turn(socket: web.WebSocketResponse, downloads: Downloads, tic
         await asyncio.wait({listening})
         if downloads.settings.queue:
             await asyncio.shield(downloads.turns.leave(ticket_id, waiter))
+
+
+async def _first_of(change: Coroutine[Any, Any, bool], listening: asyncio.Task[None]) -> None:
+    changed = asyncio.create_task(change)
+    try:
+        await asyncio.wait({changed, listening}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        changed.cancel()
 
 
 async def _until_closed(socket: web.WebSocketResponse) -> None:

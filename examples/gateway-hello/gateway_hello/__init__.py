@@ -1,0 +1,1 @@
+"""A plugin of the content gateway that says hello."""

@@ -1,0 +1,222 @@
+"""What ``deploy`` ships, run as far as this machine can: there is no container engine and no booted systemd here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway_core.server.supervisor import STOP_GRACE_S
+from gateway_core.settings import Settings, parse_duration
+from gateway_core.testing.process import run_gateway, serve_process
+from gateway_core.testing.services import free_port
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "systemd" / "gateway.service"
+LONGEST_DRAIN_S = sum(Settings.model_fields[f"drain_{name}_s"].default for name in ("delay", "timeout")) + STOP_GRACE_S
+
+PATIENCE_S = 30.0
+APACHE_MODULES = ("mpm_event", "authz_core", "headers", "proxy", "proxy_http")
+
+
+def program(name: str, requirement: str) -> str:
+    """Path of a program; its absence skips the test, or fails it where GATEWAY_TEST_REQUIRE wants ``requirement``."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    if found is None:
+        if requirement in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
+            pytest.fail(f"GATEWAY_TEST_REQUIRE wants {requirement}, but there is no {name}")
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+async def run(*command: str | Path, timeout_s: float = 60, **options: Any) -> tuple[int, str]:
+    """Exit code and output of a command."""
+    process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, **options)
+    async with asyncio.timeout(timeout_s):
+        output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def unit_values(name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+
+
+async def test_the_unit_is_one_that_systemd_understands(tmp_path):
+    systemd = program("systemd-analyze", "systemd")
+    (installed,) = {shlex.split(line)[0] for line in unit_values("ExecStart")}
+    copy = tmp_path / UNIT.name  # verify wants the program to be there
+    copy.write_text(UNIT.read_text().replace(installed, sys.executable))
+    assert await run(systemd, "verify", copy) == (0, "")
+
+
+async def test_the_unit_is_hardened(tmp_path):
+    systemd = program("systemd-analyze", "systemd")
+    code, output = await run(systemd, "security", "--offline=true", "--threshold=20", "--no-pager", UNIT)
+    assert code == 0, output
+
+
+async def test_systemd_waits_for_the_longest_drain():
+    (limit,) = unit_values("TimeoutStopSec")
+    assert parse_duration(limit) > LONGEST_DRAIN_S
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_systemd_is_told_of_start_and_stop_once(tmp_path, workers):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(PATIENCE_S)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "GATEWAY_WORKERS": str(workers)}
+        async with serve_process(data_dir=tmp_path / "data", env=env) as gateway:
+            ready = await asyncio.to_thread(told.recv, 100)
+            code = await gateway.stop()
+        stopping = told.recv(100)
+        told.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            told.recv(100)
+    assert (ready, stopping, code) == (b"READY=1", b"STOPPING=1", 0)
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """``NAME=value`` lines of an environment file, also of those that are there to be uncommented."""
+    return dict(re.findall(r"^#?(GATEWAY_\w+)=(.*)$", text, re.MULTILINE))
+
+
+async def check_settings(data_dir: Path, settings: dict[str, str]) -> None:
+    checked = await run_gateway("config", "check", data_dir=data_dir, env=settings)
+    assert checked.code == 0, checked.err
+
+
+async def test_the_settings_that_the_unit_brings_are_right(tmp_path):
+    settings = settings_of((DEPLOY / "systemd" / "gateway.env").read_text())
+    assert settings
+    await check_settings(tmp_path, settings)
+
+
+Instruction = tuple[str, str]
+
+
+def instructions(stage: int) -> list[Instruction]:
+    """(keyword, rest) of one stage of the Containerfile, lines that go on joined."""
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "container" / "Containerfile").read_text(), flags=re.MULTILINE)
+    lines = [line.split(maxsplit=1) for line in re.sub(r"\\\n\s*", "", text).splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines) if line[0] == "FROM"] + [len(lines)]
+    return [(keyword, rest) for keyword, rest in lines[starts[stage] : starts[stage + 1]]]
+
+
+def only(keyword: str, stage: list[Instruction]) -> str:
+    (value,) = [rest for name, rest in stage if name == keyword]
+    return value
+
+
+def test_the_image_runs_without_a_shell_and_without_root():
+    final = instructions(1)
+    assert "RUN" not in {keyword for keyword, _ in final}
+    assert only("USER", final) == "65532:65532"
+    assert only("STOPSIGNAL", final) == "SIGTERM"
+    assert json.loads(only("ENTRYPOINT", final)) + json.loads(only("CMD", final)) == ["gateway", "serve"]
+
+
+async def test_what_the_image_is_made_of_serves_and_its_health_check_tells(tmp_path):
+    """The steps of the build, but for downloads: copy, build the wheel, install it; then run it as the image does."""
+    source, installed = tmp_path / "src", tmp_path / "installed"
+    source.mkdir()
+    for keyword, rest in instructions(0):
+        if keyword == "COPY":
+            *names, _ = rest.split()
+            for name in names:
+                copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+                copy(ROOT / name, source / name)
+    built = await run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=source)
+    (wheel,) = tmp_path.glob("*.whl")
+    pip = await run(
+        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", installed, wheel
+    )
+    assert (built[0], pip[0]) == (0, 0), (built, pip)
+
+    final = instructions(1)
+    env = dict(pair.split("=", 1) for pair in only("ENV", final).split())
+    env = {"PYTHONPATH": str(installed), "GATEWAY_PORT": str(free_port())} | {
+        name: value for name, value in env.items() if name not in {"PATH", "GATEWAY_PORT", "GATEWAY_DATA_DIR"}
+    }
+    python, *check = json.loads(only("HEALTHCHECK", final).partition("CMD ")[2])
+    assert python == "python"
+    origin = "import gateway_core, gateway_archive; print(gateway_core.__file__, gateway_archive.__file__)"
+    _, imported = await run(sys.executable, "-P", "-c", origin, env={**os.environ, **env})
+    async with serve_process("--port", env["GATEWAY_PORT"], data_dir=tmp_path / "data", env=env) as gateway:
+        well, said = await run(sys.executable, *check, env={**os.environ, **env})
+        stopped = await gateway.stop()
+        ill, _ = await run(sys.executable, *check, env={**os.environ, **env})
+    assert all(path.startswith(str(installed)) for path in imported.split())
+    assert (well, said, stopped, ill) == (0, "", 0, 1)
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["gateway", "postgres", "redis"])
+def test_services_of_the_compose_file_are_locked_in(compose, name):
+    service = compose["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all("/tmp" in mount or mount.startswith(("/var/run", "/data")) for mount in service["tmpfs"])
+
+
+def test_only_the_gateway_is_reached_from_outside_and_only_from_this_machine(compose):
+    services = compose["services"]
+    assert {name: service.get("ports") for name, service in services.items()} == {
+        "gateway": ["127.0.0.1:8000:8000"],
+        "postgres": None,
+        "redis": None,
+    }
+    assert compose["networks"]["back"] == {"internal": True}
+    assert services["postgres"]["networks"] == services["redis"]["networks"] == ["back"]
+
+
+def test_the_compose_file_waits_for_the_longest_drain(compose):
+    assert parse_duration(compose["services"]["gateway"]["stop_grace_period"]) > LONGEST_DRAIN_S
+
+
+async def test_the_settings_of_the_compose_file_are_right(tmp_path, compose):
+    """With the secrets that its README makes, read from files; none stands in the environment."""
+    secrets = {"db_url": "postgresql://gateway:password@postgres/gateway", "secret_key": "0123456789abcdef"}
+    for name, value in secrets.items():
+        (tmp_path / name).write_text(value)
+    service = compose["services"]["gateway"]
+    assert set(service["secrets"]) == set(secrets)
+    settings = {name: value.replace("/run/secrets", str(tmp_path)) for name, value in service["environment"].items()}
+    await check_settings(tmp_path / "data", settings)
+    assert compose["secrets"] == {name: {"file": f"secrets/{name}"} for name in (*secrets, "db_password")}
+
+
+async def test_apache_takes_the_sample(tmp_path):
+    apache = program("apache2", "apache")
+    modules = Path("/usr/lib/apache2/modules")
+    loaded = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in APACHE_MODULES]
+    sample = DEPLOY / "apache" / "gateway.conf"
+    (tmp_path / "httpd.conf").write_text("\n".join([*loaded, f"ServerRoot {tmp_path}", f"Include {sample}", ""]))
+    code, output = await run(apache, "-t", "-f", tmp_path / "httpd.conf")
+    assert code == 0, output
+
+
+async def test_caddy_takes_the_sample(tmp_path):
+    caddy = program("caddy", "caddy")
+    command = (caddy, "validate", "--adapter", "caddyfile", "--config", DEPLOY / "caddy" / "Caddyfile")
+    code, output = await run(*command, env={**os.environ, "HOME": str(tmp_path)})
+    assert code == 0, output
