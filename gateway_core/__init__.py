@@ -37,13 +37,14 @@ if TYPE_CHECKING:
         Unavailable,
         UpstreamFailed,
     )
-    from gateway_core.gateway import Degraded, Gateway, Role, StateKey
+    from gateway_core.gateway import Check, Degraded, Gateway, Role, StateKey
     from gateway_core.hookspecs import hookimpl, hookspec
     from gateway_core.observe.events import Event
     from gateway_core.routing import Body, Kind, Listener, Route
     from gateway_core.settings import PluginSettings, Seconds
     from gateway_core.sources.base import Source, SourceInfo, SourceRequest, SourceStream
     from gateway_core.storage.base import Storage, StoredObject
+    from gateway_core.storage.registry import StorageFactory
 
 _HOMES = {
     "gateway_core.auth.authenticators": ("Authenticator", "client_of"),
@@ -72,13 +73,14 @@ _HOMES = {
         "Unavailable",
         "UpstreamFailed",
     ),
-    "gateway_core.gateway": ("Degraded", "Gateway", "Role", "StateKey"),
+    "gateway_core.gateway": ("Check", "Degraded", "Gateway", "Role", "StateKey"),
     "gateway_core.hookspecs": ("hookimpl", "hookspec"),
     "gateway_core.observe.events": ("Event",),
     "gateway_core.routing": ("Body", "Kind", "Listener", "Route"),
     "gateway_core.settings": ("PluginSettings", "Seconds"),
     "gateway_core.sources.base": ("Source", "SourceInfo", "SourceRequest", "SourceStream"),
     "gateway_core.storage.base": ("Storage", "StoredObject"),
+    "gateway_core.storage.registry": ("StorageFactory",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -86,6 +88,7 @@ __all__ = [
     "Authenticator",
     "BadRequest",
     "Body",
+    "Check",
     "Client",
     "ConfigError",
     "Conflict",
@@ -119,6 +122,7 @@ __all__ = [
     "StateKey",
     "Storage",
     "StorageError",
+    "StorageFactory",
     "StoredObject",
     "TooLarge",
     "TooManyRequests",

@@ -7,7 +7,6 @@ import re
 import time
 import uuid
 
-import structlog
 from aiohttp import HttpVersion, hdrs, web
 from aiohttp.typedefs import Middleware
 
@@ -20,7 +19,7 @@ from gateway_core.gateway import Gateway
 from gateway_core.http.gone import ClientGone
 from gateway_core.http.links import client_address
 from gateway_core.observe import metrics
-from gateway_core.observe.logs import get_logger
+from gateway_core.observe.logs import begin_context, get_logger
 from gateway_core.routing import Handler
 from gateway_core.version import __version__
 
@@ -41,8 +40,7 @@ def frame(gateway: Gateway, traffic: Traffic) -> Middleware:
     async def framed(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(REQUEST_ID_HEADER, "")
         request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request[REQUEST_ID])
+        begin_context(request_id=request[REQUEST_ID])
         started, status = time.monotonic(), 500
         with traffic.request(), metrics.IN_PROGRESS.track_inprogress():
             try:

@@ -122,6 +122,6 @@ class Listener:
     def address(self) -> tuple[str, int]:
         """Host and port; raises ConfigError for another form. ``[::1]:9000`` is an IPv6 address."""
         host, separator, port = self.bind.rpartition(":")
-        if not separator or not port.isdigit() or int(port) > 65535:
+        if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise ConfigError(f"listener {self.name}: expected host:port, not {self.bind!r}")
         return host.strip("[]") or "0.0.0.0", int(port)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field, ValidationError, create_model
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway_core.errors import ConfigError
 from gateway_core.settings.layers import (
@@ -112,20 +113,30 @@ def load_settings(
     if unknown:
         raise ConfigError("\n".join(unknown))
 
-    class Filled(model):  # type: ignore[misc, valid-type]  # the base is made at run time from the plugins' sections
-        """The model bound to this process's layers."""
-
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], **_kwargs: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """Our layers, strongest first."""
-            return tuple(LayerSource(settings_cls, layer) for layer in layers)
-
+    token = _LAYERS.set(layers)
     try:
-        return Loaded(Filled(), layers, warnings)
+        fill: Callable[[], Settings] = cast("Any", model)
+        return Loaded(fill(), layers, warnings)
     except ValidationError as exc:
         raise _readable(exc, layers) from exc
+    finally:
+        _LAYERS.reset(token)
+
+
+class _Layered(Settings):
+    """Settings whose sources are the layers of the ``load_settings`` that fills them."""
+
+    model_config = SettingsConfigDict(defer_build=True)
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the library calls it by keyword
+        cls, settings_cls: type[BaseSettings], **_built_in: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The layers, strongest first, and nothing else."""
+        return tuple(LayerSource(settings_cls, layer) for layer in _LAYERS.get())
+
+
+_LAYERS: ContextVar[Sequence[Layer]] = ContextVar("gateway_settings_layers")
 
 
 def settings_model(sections: Mapping[str, type[PluginSettings]]) -> type[Settings]:
@@ -145,7 +156,7 @@ def settings_model(sections: Mapping[str, type[PluginSettings]]) -> type[Setting
         name: (section, Field(default_factory=section, description=(section.__doc__ or "").strip()))
         for name, section in sections.items()
     }
-    return create_model("Settings", __base__=Settings, **fields)
+    return create_model("Settings", __base__=_Layered, **fields)
 
 
 def _unknown(layer: Layer, model: type[Settings]) -> Iterator[str]:

@@ -74,7 +74,7 @@ class Lenient(BaseModel):
 class PluginSettings(Lenient):
     """Base of a plugin's section; every field needs a description, and units in its name where a unit exists."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
     prefix: str = Field("", description="Path prefix of the plugin's routes, such as `/fpx`; empty for none")
 
@@ -90,7 +90,7 @@ class PluginSettings(Lenient):
 class Settings(Lenient, BaseSettings):
     """The core's settings; plugin sections are added to a subclass when the plugins are known."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
     host: str = Field("127.0.0.1", description="Address to bind; `0.0.0.0` for all")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 picks a free one")

@@ -1,18 +1,54 @@
-"""Fixtures of the archive tests: the unzip programs, as far as this machine has them."""
+"""Fixtures of the archive tests: a gateway to download from, and the unzip programs that this machine has."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from gateway_core.testing import RunningGateway, Upstream
+from gateway_core.testing.plugin import MakeGateway
+from tests.archive.stand import Stand, standing
 
 READERS = Path(__file__).parent / "readers"
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+MakeStand = Callable[..., AbstractAsyncContextManager[Stand]]
+
+IMPATIENT = {"stall_timeout_s": 0.5, "resume_tries": 1}
+"""So that what fails for good fails soon."""
+
+
+@pytest.fixture
+def gateway_config() -> dict[str, Any]:
+    return {"plugins": "archive", "archive": IMPATIENT}
+
+
+@pytest.fixture
+async def stand(gateway: RunningGateway, upstream: Upstream) -> AsyncIterator[Stand]:
+    """A gateway and an upstream."""
+    async with standing(gateway, upstream) as stood:
+        yield stood
+
+
+@pytest.fixture
+def make_stand(make_gateway: MakeGateway, upstream: Upstream) -> MakeStand:
+    """The same with other settings: ``async with make_stand({"queue": True}, write_stall_s=1) as stand:``."""
+
+    @asynccontextmanager
+    async def make(archive: dict[str, Any], **core: Any) -> AsyncIterator[Stand]:
+        settings = {"plugins": "archive", "archive": {**IMPATIENT, **archive}, **core}
+        async with make_gateway(settings) as gateway, standing(gateway, upstream) as stood:
+            yield stood
+
+    return make
 
 
 @pytest.fixture(scope="session")

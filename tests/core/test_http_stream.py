@@ -76,6 +76,24 @@ async def test_buffers_arrive_in_order_and_the_connection_can_be_used_again(leng
     assert len(ports) == 1
 
 
+@pytest.mark.parametrize(
+    "pieces", [[bytes([n % 251]) * 20 for n in range(1500)], [BLOCK[: n * 777] for n in range(60)]]
+)
+async def test_many_pieces_survive_a_socket_that_takes_a_few_bytes_at_a_time(pieces: list[bytes]) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        response = web.StreamResponse()
+        response.content_length = 2 * sum(map(len, pieces))
+        async with open_response(request, response) as writer:
+            await writer.write(*pieces)
+            await writer.write(*pieces)
+        return response
+
+    async with serving(handler) as server:
+        answer = await server.exchange(GET_AND_CLOSE)
+    assert answer.partition(b"\r\n\r\n")[2] == b"".join(pieces) * 2
+
+
 async def test_http_1_0_bodies_end_with_the_connection_even_if_it_was_to_be_kept() -> None:
     async with serving(sending(*PIECES)) as server:
         head, _, body = (await server.exchange(OLD_GET)).partition(b"\r\n\r\n")

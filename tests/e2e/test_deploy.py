@@ -138,7 +138,7 @@ async def test_what_the_image_is_made_of_serves_and_its_health_check_tells(tmp_p
             *names, _ = rest.split()
             for name in names:
                 copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-                copy(ROOT / name, source / name)
+                await asyncio.to_thread(copy, ROOT / name, source / name)
     built = await run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=source)
     (wheel,) = tmp_path.glob("*.whl")
     pip = await run(

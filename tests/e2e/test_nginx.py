@@ -117,7 +117,7 @@ async def listens(port: int) -> bool:
 
 @asynccontextmanager
 async def nginx(folder: Path, gateway_port: int) -> AsyncIterator[str]:
-    """URL of an nginx of the test's own; under root its workers may not write to the folder, so buffering would fail."""
+    """URL of an nginx of the test's own; as root its workers may not write there, so buffering would fail."""
     folder.mkdir(mode=0o700)
     port = free_port()
     (folder / "gateway.conf").write_text(configuration(gateway_port, port))

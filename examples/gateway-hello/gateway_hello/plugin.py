@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import click
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from gateway_core import Degraded, Gateway, PluginSettings, Route, Source, client_of, hookimpl
+from gateway_core import Check, Degraded, Gateway, PluginSettings, Route, Source, client_of, hookimpl
 from gateway_core.cli import run
 from gateway_hello.greetings import GreetingSource, greet
 
@@ -54,7 +54,7 @@ def gateway_sources(gateway: Gateway) -> Mapping[str, Source]:
 
 
 @hookimpl
-def gateway_health(gateway: Gateway) -> Mapping[str, Callable[[], Awaitable[None]]]:
+def gateway_health(gateway: Gateway) -> Mapping[str, Check]:
     """``hello.greeting`` in ``/readyz``."""
 
     async def greeting() -> None:

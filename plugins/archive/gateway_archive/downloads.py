@@ -13,6 +13,7 @@ from gateway_archive.lanes import Lanes
 from gateway_archive.packing import Packer, PackPolicy, Tally, Write
 from gateway_archive.report import public_url
 from gateway_archive.settings import ArchiveSettings
+from gateway_archive.settled import settled
 from gateway_archive.store import TicketStore
 from gateway_archive.tickets import Item, Orders, Ticket
 from gateway_archive.turns import Place, Turns
@@ -63,7 +64,7 @@ class Downloads:
             self._active -= 1
             ACTIVE.dec()
             if isinstance(turn, str):
-                await self.turns.end(turn)
+                await settled(self.turns.end(turn))
 
     async def check(self, ticket_items: tuple[Item, ...], client: Client) -> None:
         """Whether ``client`` may use every URL; raises SourceRefused that names the first item it may not use."""
@@ -117,7 +118,7 @@ class Downloads:
     async def completed(self, ticket: Ticket) -> None:
         """Every byte has been taken: a ticket for one use is used up now."""
         if ticket.options.once:
-            await self.store.drop(ticket.id)
+            await settled(self.store.drop(ticket.id))
 
     async def _requests(self, ticket: Ticket) -> list[SourceRequest]:
         """What to fetch, as the ticket's owner; one that was revoked since then may use only what is public."""

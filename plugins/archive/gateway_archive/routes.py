@@ -131,12 +131,13 @@ class ArchiveHandlers:
             return await self._head(request)
         downloads = self._downloads
         ticket = await downloads.store.get(request.match_info["id"])
-        async with downloads.admitted(ticket.id), downloads.recorded(ticket):
-            if ticket.type is TicketType.STREAM:
-                response = await self._stream(request, ticket)
-            else:
-                response = await send_zip(request, downloads, ticket)
-        await downloads.completed(ticket)
+        async with downloads.admitted(ticket.id):
+            async with downloads.recorded(ticket):
+                if ticket.type is TicketType.STREAM:
+                    response = await self._stream(request, ticket)
+                else:
+                    response = await send_zip(request, downloads, ticket)
+            await downloads.completed(ticket)
         return response
 
     async def _head(self, request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import WSCloseCode, web
 
 from gateway_archive.downloads import Downloads
+from gateway_archive.settled import settled
 from gateway_archive.turns import RENEW_S, TOPIC, AlreadyWaiting, Place
 
 AVAILABLE = Place(0, available=True)
@@ -37,7 +38,7 @@ async def wait_for_turn(socket: web.WebSocketResponse, downloads: Downloads, tic
         listening.cancel()
         await asyncio.wait({listening})
         if downloads.settings.queue:
-            await asyncio.shield(downloads.turns.leave(ticket_id, waiter))
+            await settled(downloads.turns.leave(ticket_id, waiter))
 
 
 async def _first_of(change: Coroutine[Any, Any, bool], listening: asyncio.Task[None]) -> None:
