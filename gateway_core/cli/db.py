@@ -59,5 +59,5 @@ def downgrade(name: str, revision: str | None) -> None:
     sources = [source for source in gateway.migration_sources() if source.name == name]
     if not sources:
         raise click.UsageError(f"no migrations are called {name!r}")
-    asyncio.run(run_migrations(gateway.settings.database_url, sources, "downgrade", revision))
+    asyncio.run(run_migrations(gateway.settings.database_url, sources, "downgrade", target=revision))
     click.echo(f"{name} is at {revision or 'nothing'}")

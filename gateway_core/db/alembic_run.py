@@ -39,7 +39,7 @@ def main(order: str) -> int:
 
     def work(connection: Connection) -> None:
         for source in sources if wanted["command"] == "upgrade" else reversed(sources):
-            _migrate(connection, source, wanted["command"], wanted["target"])
+            _migrate(connection, source, command=wanted["command"], target=wanted["target"])
 
     try:
         url = DatabaseUrl.parse(wanted["url"])
@@ -98,7 +98,7 @@ async def _on_postgresql(url: DatabaseUrl, work: Callable[[Connection], None]) -
         await engine.dispose()
 
 
-def _migrate(connection: Connection, source: MigrationSource, command: str, target: str | None) -> None:
+def _migrate(connection: Connection, source: MigrationSource, *, command: str, target: str | None) -> None:
     scripts = ScriptDirectory(source.directory)
     revisions = scripts.revision_map
     known = {script.revision for script in scripts.walk_revisions()}

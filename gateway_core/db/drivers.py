@@ -26,7 +26,7 @@ class Timeouts:
 
 def sqlite_reader(url: DatabaseUrl, connections: int, busy_s: float) -> AsyncEngine:
     """Connections that see one state a transaction and refuse to write."""
-    return _sqlite(url, connections, busy_s, "BEGIN", ("PRAGMA query_only=ON",))
+    return _sqlite(url, connections, busy_s, begin="BEGIN", pragmas=("PRAGMA query_only=ON",))
 
 
 def sqlite_writer(url: DatabaseUrl, busy_s: float) -> AsyncEngine:
@@ -34,10 +34,10 @@ def sqlite_writer(url: DatabaseUrl, busy_s: float) -> AsyncEngine:
 
     A deferred transaction that turns from reading to writing fails at once, whatever ``busy_timeout`` says.
     """
-    return _sqlite(url, 1, busy_s, "BEGIN IMMEDIATE", (f"PRAGMA journal_mode={journal_mode()}",))
+    return _sqlite(url, 1, busy_s, begin="BEGIN IMMEDIATE", pragmas=(f"PRAGMA journal_mode={journal_mode()}",))
 
 
-def postgresql(url: DatabaseUrl, connections: int, overflow: int, timeouts: Timeouts) -> AsyncEngine:
+def postgresql(url: DatabaseUrl, *, connections: int, overflow: int, timeouts: Timeouts) -> AsyncEngine:
     """Connections that are tested when taken and that both ends give up on when the other is silent."""
     statement_ms = str(int(timeouts.statement_s * 1000))
     return create_async_engine(
@@ -62,7 +62,7 @@ def postgresql(url: DatabaseUrl, connections: int, overflow: int, timeouts: Time
     )
 
 
-def _sqlite(url: DatabaseUrl, connections: int, busy_s: float, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
+def _sqlite(url: DatabaseUrl, connections: int, busy_s: float, *, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
     engine = create_async_engine(
         url.url,
         pool_size=connections,

@@ -61,7 +61,9 @@ class Database:
             self._writer = drivers.sqlite_writer(self._url, timeout_s)
         else:
             timeouts = drivers.Timeouts(connect_s=timeout_s, statement_s=statement_timeout_s)
-            self._writer = drivers.postgresql(self._url, pool_size or 10, max_overflow, timeouts)
+            self._writer = drivers.postgresql(
+                self._url, connections=pool_size or 10, overflow=max_overflow, timeouts=timeouts
+            )
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def __repr__(self) -> str:

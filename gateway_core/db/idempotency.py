@@ -87,7 +87,7 @@ class Idempotency:
 
     async def sweep(self) -> int:
         """Delete what has expired; how many."""
-        return await sweep_rows(self._db, idempotency, idempotency.c.expires, now())
+        return await sweep_rows(self._db, idempotency, idempotency.c.expires, before=now())
 
 
 def _held(reservation: Reservation) -> tuple[ColumnElement[bool], ...]:

@@ -78,7 +78,7 @@ def newer(name: str, revision: str) -> str:
 
 
 async def run_migrations(
-    url: str, sources: Sequence[MigrationSource], command: Command = "upgrade", target: str | None = None
+    url: str, sources: Sequence[MigrationSource], command: Command = "upgrade", *, target: str | None = None
 ) -> None:
     """Upgrade to ``target`` (default: the newest) or downgrade to it (default: nothing left), all of it or nothing.
 

@@ -91,7 +91,7 @@ class Outbox:
 
     async def sweep(self, older_than_s: float) -> int:
         """Delete what was finished longer ago than that; how many."""
-        return await sweep_rows(self._db, outbox, outbox.c.finished, now() - older_than_s)
+        return await sweep_rows(self._db, outbox, outbox.c.finished, before=now() - older_than_s)
 
     async def _end(self, item: OutboxItem, statement: Update) -> None:
         async with self._db.write() as tx:

@@ -8,7 +8,7 @@ from gateway_core.db.engine import Database
 
 
 async def sweep_rows(
-    db: Database, table: Table, column: Column[float], before: ColumnElement[float] | float, *, batch: int = 500
+    db: Database, table: Table, column: Column[float], *, before: ColumnElement[float] | float, batch: int = 500
 ) -> int:
     """Delete the rows of ``table`` whose ``column`` is less than ``before``, ``batch`` a transaction; how many.
 

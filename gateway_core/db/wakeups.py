@@ -149,7 +149,7 @@ class Wakeups:
 
     async def sweep(self) -> int:
         """Delete counters that nobody has touched for a day; how many."""
-        return await sweep_rows(self._db, wakeups, wakeups.c.changed, now() - _KEEP_S)
+        return await sweep_rows(self._db, wakeups, wakeups.c.changed, before=now() - _KEEP_S)
 
     def _queue(self, topics: Iterable[str]) -> None:
         self._unsent.update(dict.fromkeys(topics))

@@ -69,12 +69,12 @@ async def send_events(
     async with aclosing(events), open_response(request, response) as writer:
         if request.method != "HEAD":
             async with _ending(asyncio.create_task(draining.wait())) as drained:
-                await _relay(events, writer, drained, keepalive_s)
+                await _relay(events, writer, drained, keepalive_s=keepalive_s)
     return response
 
 
 async def _relay(
-    events: AsyncGenerator[ServerEvent, None], writer: ResponseWriter, drained: asyncio.Task[Any], keepalive_s: float
+    events: AsyncGenerator[ServerEvent, None], writer: ResponseWriter, drained: asyncio.Task[Any], *, keepalive_s: float
 ) -> None:
     """Write events as they come and comments in between, until they end or ``drained`` is done."""
     while True:

@@ -15,7 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-disable_created_metrics()  # they double the number of series and nobody reads them
+# They double the number of series, and nobody reads them.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"

@@ -37,6 +37,8 @@ def bind_all(gateway: Gateway) -> dict[str, socket.socket]:
     try:
         for owner, listener in gateway.registries.listeners:
             sockets[f"{owner}.{listener.name}"] = bind(*listener.address())
+        for sock in sockets.values():  # accepted ones inherit it: bytes nobody acknowledges do not stay for ever
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.write_stall_s * 1000))
     except StartupError:
         for sock in sockets.values():
             sock.close()

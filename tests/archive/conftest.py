@@ -6,14 +6,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from gateway_core.testing import RunningGateway, Upstream
-from gateway_core.testing.plugin import MakeGateway
 from tests.archive.stand import Stand, standing
 
 READERS = Path(__file__).parent / "readers"
@@ -26,27 +25,27 @@ IMPATIENT = {"stall_timeout_s": 0.5, "resume_tries": 1}
 """So that what fails for good fails soon."""
 
 
-@pytest.fixture
-def gateway_config() -> dict[str, Any]:
-    return {"plugins": "archive", "archive": IMPATIENT}
-
-
-@pytest.fixture
-async def stand(gateway: RunningGateway, upstream: Upstream) -> AsyncIterator[Stand]:
-    """A gateway and an upstream."""
-    async with standing(gateway, upstream) as stood:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_stand(tmp_path_factory: pytest.TempPathFactory, gateway_templates: Path) -> AsyncIterator[Stand]:
+    folder = tmp_path_factory.mktemp("stand")
+    async with standing(folder, {"plugins": "archive", "archive": IMPATIENT}, templates=gateway_templates) as stood:
         yield stood
 
 
 @pytest.fixture
-def make_stand(make_gateway: MakeGateway, upstream: Upstream) -> MakeStand:
-    """The same with other settings: ``async with make_stand({"queue": True}, write_stall_s=1) as stand:``."""
+def stand(shared_stand: Stand) -> Stand:
+    """A gateway and an upstream for all tests of a module, which must run in the module's event loop."""
+    shared_stand.upstream.requests.clear()
+    return shared_stand
 
-    @asynccontextmanager
-    async def make(archive: dict[str, Any], **core: Any) -> AsyncIterator[Stand]:
+
+@pytest.fixture
+def make_stand(tmp_path: Path, gateway_templates: Path) -> MakeStand:
+    """A test's own, with other settings: ``async with make_stand({"queue": True}, write_stall_s=1) as stand:``."""
+
+    def make(archive: dict[str, Any], **core: Any) -> AbstractAsyncContextManager[Stand]:
         settings = {"plugins": "archive", "archive": {**IMPATIENT, **archive}, **core}
-        async with make_gateway(settings) as gateway, standing(gateway, upstream) as stood:
-            yield stood
+        return standing(tmp_path / "gateway", settings, templates=gateway_templates)
 
     return make
 

@@ -8,13 +8,14 @@ import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientResponse, ClientSession
 from multidict import CIMultiDictProxy
 
 from gateway_archive.downloads import DOWNLOADS_KEY, Downloads
-from gateway_core.testing import RunningGateway, Upstream
+from gateway_core.testing import RunningGateway, Upstream, running_gateway
 
 REPORT = "_DOWNLOAD-REPORT.txt"
 MIB = 1 << 20
@@ -114,6 +115,7 @@ class Stand:
 
 
 @asynccontextmanager
-async def standing(gateway: RunningGateway, upstream: Upstream) -> AsyncIterator[Stand]:
-    async with gateway.session() as http:
-        yield Stand(gateway, upstream, http, await gateway.secret())
+async def standing(data_dir: Path, settings: Mapping[str, Any], *, templates: Path) -> AsyncIterator[Stand]:
+    async with Upstream() as upstream, running_gateway(data_dir, settings=settings, templates=templates) as gateway:
+        async with gateway.session() as http:
+            yield Stand(gateway, upstream, http, await gateway.secret())

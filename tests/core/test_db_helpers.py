@@ -211,7 +211,7 @@ async def test_sweep_deletes_all_old_rows_in_batches_and_no_new_one(db: Database
     async with db.write() as tx:
         rows = [{"topic": f"t{number}", "counter": 1, "changed": float(number)} for number in range(25)]
         await tx.execute(insert(wakeups), rows)
-    assert await sweep_rows(db, wakeups, wakeups.c.changed, 20.0, batch=7) == 20
+    assert await sweep_rows(db, wakeups, wakeups.c.changed, before=20.0, batch=7) == 20
     async with db.read() as tx:
         assert await tx.scalar(select(func.min(wakeups.c.changed))) == 20.0
 
@@ -220,4 +220,4 @@ async def test_sweep_works_on_a_key_of_two_columns(db: Database):
     async with db.write() as tx:
         rows = [{"client_id": f"{n % 2}", "key": f"{n}", "expires": float(n)} for n in range(10)]
         await tx.execute(insert(idempotency).values(fingerprint="f", token="t"), rows)
-    assert await sweep_rows(db, idempotency, idempotency.c.expires, 5.0, batch=2) == 5
+    assert await sweep_rows(db, idempotency, idempotency.c.expires, before=5.0, batch=2) == 5

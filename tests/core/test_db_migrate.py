@@ -160,7 +160,7 @@ async def test_downgrade_undoes_one_source_to_a_revision_and_all_of_them_to_noth
 ):
     hello = plugin(tmp_path, FIRST, SECOND)
     await apply(empty_database_url, [CORE, hello])
-    await apply(empty_database_url, [hello], "downgrade", "x1")
+    await apply(empty_database_url, [hello], "downgrade", target="x1")
     assert (await state(empty_database_url, hello))["hello"] == ("x1", "x2")
     await apply(empty_database_url, [CORE, hello], "downgrade")
     assert await tables(empty_database_url) == {"alembic_version_core", "alembic_version_hello"}
@@ -168,13 +168,13 @@ async def test_downgrade_undoes_one_source_to_a_revision_and_all_of_them_to_noth
 
 async def test_upgrade_to_a_target_stops_there(empty_database_url: str, tmp_path: Path):
     hello = plugin(tmp_path, FIRST, SECOND)
-    await apply(empty_database_url, [hello], "upgrade", "x1")
+    await apply(empty_database_url, [hello], "upgrade", target="x1")
     assert (await state(empty_database_url, hello))["hello"] == ("x1", "x2")
 
 
 async def test_target_for_several_sources_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="the one plugin"):
-        await run_migrations("sqlite:///never.db", [CORE, plugin(tmp_path, FIRST)], "upgrade", "x1")
+        await run_migrations("sqlite:///never.db", [CORE, plugin(tmp_path, FIRST)], "upgrade", target="x1")
 
 
 async def test_database_newer_than_the_code_is_told_by_both_ways(empty_database_url: str, tmp_path: Path):

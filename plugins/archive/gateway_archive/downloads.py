@@ -99,6 +99,7 @@ class Downloads:
         """One file as it is, continued where its source breaks off."""
         sources = self.gateway.sources
         policy = ResumePolicy(tries=self.settings.resume_tries)
+        await sources.check(request.url, request.client)
         async with self.lanes.enter(sources.lane(request.url)):
             async with ResumingReader(sources, request, policy=policy) as reader:
                 yield reader

@@ -88,8 +88,9 @@ class Feed:
 
     @asynccontextmanager
     async def stream(self, index: int) -> AsyncIterator[ResumingReader]:
-        """Open a large file; raises SourceError."""
+        """Open a file as its owner, who must still be allowed to; raises SourceError."""
         request = self._requests[index]
+        await self._source.check(request.url, request.client)
         async with (
             self._lanes.enter(self._source.lane(request.url)),
             ResumingReader(self._source, request, policy=self._policy) as reader,
@@ -128,11 +129,7 @@ class Feed:
 
     async def _fetch(self, index: int) -> Whole | None:
         """Read a small file whole; a large one is left alone, because an open connection would die while it waits."""
-        request = self._requests[index]
-        async with (
-            self._lanes.enter(self._source.lane(request.url)),
-            ResumingReader(self._source, request, policy=self._policy) as reader,
-        ):
+        async with self.stream(index) as reader:
             size = reader.info.size_bytes
             if size is not None and size > self._small:
                 return None

@@ -101,7 +101,7 @@ class TicketStore:
     async def sweep(self) -> int:
         """Remove expired tickets, with the headers and URLs they carry; returns how many."""
         db = self._gateway.db
-        return await sweep_rows(db, tickets, tickets.c.expires, db.now())
+        return await sweep_rows(db, tickets, tickets.c.expires, before=db.now())
 
     def _seal(self, items: Sequence[Item]) -> str:
         plain = _ITEMS.dump_json(tuple(items), exclude_defaults=True)
