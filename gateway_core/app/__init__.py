@@ -46,18 +46,12 @@ def _mount(app: web.Application, mounted: list[Mounted], guard: Guard) -> None:
     for entry in mounted:
         for method in entry.route.methods:
             handlers[method] = guard.wrap(entry)
-        if entry.route.cors:
-            handlers.setdefault(hdrs.METH_OPTIONS, guard.preflight(entry))
     if hdrs.METH_GET in handlers:
         handlers.setdefault(hdrs.METH_HEAD, handlers[hdrs.METH_GET])
+    shared = [entry for entry in mounted if entry.route.cors]
+    if shared:
+        handlers.setdefault(hdrs.METH_OPTIONS, guard.preflight(shared, sorted({*handlers, hdrs.METH_OPTIONS} - {ANY})))
     for method, handler in sorted(handlers.items(), key=lambda pair: pair[0] == ANY):
         resource.add_route(method, handler)
     if ANY not in handlers:
-        resource.add_route(ANY, _not_allowed(sorted(handlers)))
-
-
-def _not_allowed(allowed: list[str]) -> Handler:
-    async def refuse(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPMethodNotAllowed(request.method, allowed)
-
-    return refuse
+        resource.add_route(ANY, guard.refuse(mounted[0], sorted(handlers)))

@@ -63,7 +63,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise UnsupportedVersion
         response = await handler(request)
         await _send(request, response)
-        return response
+        return _Sent(response) if isinstance(response, web.FileResponse) else response
     except ClientGone:
         metrics.CLIENTS_GONE.labels(_label(request)).inc()
         _cut(request)
@@ -76,6 +76,24 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("unexpected error", route=_label(request))
         metrics.ERRORS.labels(_label(request)).inc()
         return _render(request, UnexpectedError())
+
+
+class _Sent(web.StreamResponse):
+    """What aiohttp is given for a file that was sent already: it would open the file again."""
+
+    def __init__(self, response: web.StreamResponse) -> None:
+        super().__init__(status=response.status)
+        self._response = response
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return self._response.keep_alive
+
+    async def prepare(self, _request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, _data: bytes = b"") -> None:
+        return None
 
 
 async def _send(request: web.Request, response: web.StreamResponse) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aiohttp import hdrs, web
 
@@ -10,12 +11,13 @@ from gateway_core.app.errors import from_aiohttp, render
 from gateway_core.app.proof import proving
 from gateway_core.auth.authenticators import IDENTITY
 from gateway_core.auth.client import Client, Identity
-from gateway_core.errors import GatewayError, Unauthorized
+from gateway_core.errors import GatewayError, MethodNotAllowed, Unauthorized
 from gateway_core.gateway import Gateway
 from gateway_core.http.body import BODY_LIMITS, BodyLimits
 from gateway_core.http.cors import CorsPolicy, check_origin, cors_headers, is_preflight
 from gateway_core.http.gone import ClientGone
-from gateway_core.routing import Body, Handler, Kind
+from gateway_core.routing import Body, Handler, Kind, Route
+from gateway_core.routing.route import ANY
 from gateway_core.routing.table import Mounted
 
 MOUNTED: web.RequestKey[Mounted] = web.RequestKey("mounted", Mounted)
@@ -57,16 +59,27 @@ class Guard:
 
         return guarded
 
-    def preflight(self, mounted: Mounted) -> Handler:
-        """Answers a browser that asks whether a page may use the route."""
-        del mounted
+    def preflight(self, mounted: Sequence[Mounted], allowed: Sequence[str]) -> Handler:
+        """Answers a browser that asks whether a page may use a path, whose shared routes are ``mounted``."""
+        policy = replace(self._cors, methods=tuple(sorted(set().union(*(_spelled_out(m.route) for m in mounted)))))
 
         async def answer(request: web.Request) -> web.StreamResponse:
+            request[MOUNTED] = mounted[0]
             if not is_preflight(request):
-                return web.Response(status=204, headers={hdrs.ALLOW: "GET, HEAD, OPTIONS, POST"})
-            return web.Response(status=204, headers=cors_headers(request, self._cors))
+                return web.Response(status=204, headers={hdrs.ALLOW: ", ".join(allowed)})
+            return web.Response(status=204, headers=cors_headers(request, policy))
 
         return answer
+
+    def refuse(self, mounted: Mounted, allowed: Sequence[str]) -> Handler:
+        """Answers 405 in the form of the path's first route."""
+
+        async def refused(request: web.Request) -> web.StreamResponse:
+            request[MOUNTED] = mounted
+            request[CORS_HEADERS] = cors_headers(request, self._cors) if mounted.route.cors else {}
+            return render(request, MethodNotAllowed(allowed), mounted.route.errors)
+
+        return refused
 
     def _answer(self, request: web.Request, mounted: Mounted, error: GatewayError) -> web.StreamResponse:
         if request.writer is not None and request.writer.output_size:
@@ -87,6 +100,13 @@ class Guard:
         if route.body is Body.STREAM:
             return BodyLimits(max_bytes=route.max_body_bytes)
         return BodyLimits(max_bytes=route.max_body_bytes or self._gateway.settings.max_body_bytes)
+
+
+def _spelled_out(route: Route) -> set[str]:
+    """The route's methods, by name also where it takes any."""
+    if ANY in route.methods:
+        return {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_POST, hdrs.METH_PUT, hdrs.METH_PATCH, hdrs.METH_DELETE}
+    return {*route.methods, hdrs.METH_HEAD} if hdrs.METH_GET in route.methods else {*route.methods}
 
 
 def _filled(template: str, parameters: Mapping[str, str]) -> str:

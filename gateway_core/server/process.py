@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
@@ -13,11 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway_core.app import make_app
 from gateway_core.app.traffic import Traffic
 from gateway_core.errors import StartupError
 from gateway_core.gateway import Gateway
+from gateway_core.observe import metrics
 from gateway_core.observe.events import SERVER_DRAINING, SERVER_READY
 from gateway_core.observe.logs import get_logger
 from gateway_core.server.sockets import MAIN, address, notify_systemd
@@ -64,6 +67,7 @@ async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, paren
                 gateway.emit(SERVER_READY)
                 _tell_ready(parent)
                 gc.collect()
+                gc.set_threshold(10_000, 20, 20)  # a request makes thousands of short-lived objects
                 gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
                 await stop.asked.wait()
                 await _drain(gateway, traffic, stop)
@@ -106,7 +110,29 @@ def make_runner(app: web.Application, gateway: Gateway) -> web.AppRunner:
         max_field_size=8190,
         max_headers=100,
         debug=gateway.settings.debug,
+        logger=_protocol_log(),
     )
+
+
+class _UnreadableRequests(logging.Filter):
+    """What no request can be read from is the client's fault, counted and told in one line without its bytes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        peer = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+        metrics.REQUESTS.labels("unreadable", "other", 400).inc()
+        log.info("unreadable request", client=str(peer), error=type(error).__name__)
+        return False
+
+
+def _protocol_log() -> logging.Logger:
+    """aiohttp's own, for what goes wrong outside of requests."""
+    logger = logging.getLogger("gateway.http")
+    if not logger.filters:
+        logger.addFilter(_UnreadableRequests())
+    return logger
 
 
 async def _drain(gateway: Gateway, traffic: Traffic, stop: Stop) -> None:

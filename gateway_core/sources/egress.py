@@ -158,8 +158,9 @@ class GuardedClient:
         Raises SourceRefused.
         """
         target = parse_url(url)
-        if _is_literal(target.host):
-            decision = self._policy.decide(target.host, target.port, host=target.host)
+        server = target.server
+        if server.literal:
+            decision = self._policy.decide(server.host, server.port, host=server.host)
             if not decision.permitted:
                 raise _refusal(target, decision)
         return target
@@ -191,14 +192,14 @@ class GuardedClient:
         target = self.check(url)
         if target.authorization is not None:
             raise SourceRefused("redirect to a URL with credentials")
-        if hop.target.url.scheme == "https" and target.url.scheme != "https":
+        if hop.target.server.scheme == "https" and target.server.scheme != "https":
             raise SourceRefused("redirect from https to http")
         return target
 
     async def _send(self, hop: _Hop, request: OutgoingRequest) -> ClientResponse:
         headers = {**hop.headers, **request.common} if hop.headers or request.common else None
         stall_s = request.stall_s or self._limits.stall_s
-        dial = _Dial(hop.target.host)
+        dial = _Dial(hop.target.server.host)
         token = _dialling.set(dial)
         try:
             async with asyncio.timeout(self._limits.connect_s + 2 * stall_s):
@@ -215,7 +216,9 @@ class GuardedClient:
                 raise _refusal(hop.target, dial.refusal) from error
             # Their messages may hold the whole URL, and that may hold a signature.
             _log.info(
-                "no answer from %s: %s", hop.target.origin, getattr(error, "strerror", None) or type(error).__name__
+                "no answer from %s: %s",
+                hop.target.server.origin,
+                getattr(error, "strerror", None) or type(error).__name__,
             )
             raise source_error(error) from error
         finally:
@@ -307,7 +310,7 @@ def _next_hop(hop: _Hop, status: int, target: HttpUrl) -> _Hop:
     if (status == 303 and method != "HEAD") or (status in {301, 302} and method == "POST"):
         method, body = "GET", None
         headers.popall("Content-Type", None)
-    if target.origin != hop.target.origin:
+    if target.server.origin != hop.target.server.origin:
         if body is not None:
             raise SourceRefused("redirect of a body to another server")
         headers.clear()
@@ -316,12 +319,8 @@ def _next_hop(hop: _Hop, status: int, target: HttpUrl) -> _Hop:
 
 def _refusal(target: HttpUrl, decision: Decision) -> SourceRefused:
     remedy = f"; to permit it: {decision.remedy}" if decision.remedy else ""
-    _log.warning("refused %s: %s%s", target.origin, decision.why, remedy)
+    _log.warning("refused %s: %s%s", target.server.origin, decision.why, remedy)
     return SourceRefused(_REFUSED)
-
-
-def _is_literal(host: str) -> bool:
-    return ":" in host or host.rpartition(".")[2].isdigit()
 
 
 class _ThreadedResolver(AbstractResolver):

@@ -59,7 +59,7 @@ class HttpSource:
 
     def lane(self, url: str) -> str:
         """``https://host:443``; raises SourceRefused for what is no http(s) URL."""
-        return parse_url(url).origin
+        return parse_url(url).server.origin
 
     async def probe(self, request: SourceRequest) -> SourceInfo:
         """Ask with HEAD, then, where that is refused or tells no size, with GET for one byte.

@@ -25,6 +25,23 @@ _EXACT = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]|%[0-9A-Fa-f]{2})*")
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """Who answers a URL, in its one spelling.
+
+    ``host`` is ASCII, lower case, without a trailing dot; an IPv6 address stands without brackets, and ``literal``
+    says that it is an address. ``port`` is the one that is dialled, ``origin`` always shows it (``https://host:443``,
+    RFC 6454 4), ``base`` only where it is not the scheme's.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    literal: bool
+    base: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
 class HttpUrl:
     """A URL ready to be requested.
 
@@ -33,23 +50,8 @@ class HttpUrl:
     """
 
     url: URL
+    server: Server
     authorization: str | None = field(default=None, repr=False)
-
-    @property
-    def host(self) -> str:
-        """ASCII, lower case, no trailing dot; an IPv6 address without brackets."""
-        return self.url.raw_host or ""
-
-    @property
-    def port(self) -> int:
-        """The one that is dialled, given or the scheme's."""
-        return self.url.port or 0
-
-    @property
-    def origin(self) -> str:
-        """``https://host:443`` (RFC 6454 4), always with the port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.url.scheme}://{host}:{self.port}"
 
 
 @lru_cache(maxsize=64)
@@ -60,20 +62,20 @@ def parse_url(text: str) -> HttpUrl:
     match = _AUTHORITY.match(text)
     if match is None:
         raise SourceRefused("only http:// and https:// URLs can be fetched")
-    base, authorization = _server(match[1])
+    server, authorization = _server(match[1])
     rest = match[2]
     try:
         if not _EXACT.fullmatch(rest) or "/." in rest:
             rest = URL(text).raw_path_qs
-        url = URL(base + (rest if rest.startswith("/") else "/" + rest), encoded=True)
+        url = URL(server.base + (rest if rest.startswith("/") else "/" + rest), encoded=True)
     except ValueError as error:
         raise SourceRefused("not a valid URL") from error
-    return HttpUrl(url, authorization)
+    return HttpUrl(url, server, authorization)
 
 
 @lru_cache(maxsize=1024)
-def _server(text: str) -> tuple[str, str | None]:
-    """``https://host[:port]`` in its one spelling, and the credential, of what stands before the path."""
+def _server(text: str) -> tuple[Server, str | None]:
+    """The server, and the credential, of what stands before the path."""
     try:
         given = URL(text)
         host = normal_host(given.host or "")
@@ -82,10 +84,11 @@ def _server(text: str) -> tuple[str, str | None]:
         raise SourceRefused("not a valid URL") from error
     if not port:
         raise SourceRefused("not a valid URL")
-    netloc = f"[{host}]" if ":" in host else host
-    if not given.is_default_port():
-        netloc += f":{port}"
-    return f"{given.scheme}://{netloc}", _basic(given)
+    shown = f"{given.scheme}://[{host}]" if ":" in host else f"{given.scheme}://{host}"
+    origin = f"{shown}:{port}"
+    literal = ":" in host or host.rpartition(".")[2].isdigit()
+    base = shown if given.is_default_port() else origin
+    return Server(given.scheme, host, port, literal, base, origin), _basic(given)
 
 
 def normal_host(text: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import zipfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,10 @@ def entries_of(archive: bytes) -> dict[str, bytes]:
 
 def reasons(report: bytes) -> dict[str, str]:
     """What a report says: reason by entry name."""
-    _, *items, last = report.decode().split("\r\n\r\n")
-    assert last == ""
-    lines = [item.split("\r\n") for item in items]
-    assert all(len(three) == 3 and three[1].startswith("    from ") for three in lines), report
-    return {name: reason.strip() for name, _, reason in lines}
+    _, *items = report.decode().removesuffix("\r\n").split("\r\n\r\n")
+    lines = [item.split("\r\n    ") for item in items]
+    assert all(len(three) == 3 and three[1].startswith("from ") for three in lines), report
+    return {name: reason for name, _, reason in lines}
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class Stand:
         return await self.download(await self.ticket(*items, **options))
 
     @asynccontextmanager
-    async def downloading(self, ticket: str) -> AsyncIterator[ClientResponse]:
+    async def downloading(self, ticket: str, agent: str = "a browser") -> AsyncIterator[ClientResponse]:
         """A download of which the head has come; leaving closes the connection."""
-        answer = await self.http.get(f"/ticket/{ticket}/download")
+        answer = await self.http.get(f"/ticket/{ticket}/download", headers={"User-Agent": agent})
         try:
             yield answer
         finally:
@@ -119,3 +119,10 @@ async def standing(data_dir: Path, settings: Mapping[str, Any], *, templates: Pa
     async with Upstream() as upstream, running_gateway(data_dir, settings=settings, templates=templates) as gateway:
         async with gateway.session() as http:
             yield Stand(gateway, upstream, http, await gateway.secret())
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, timeout_s: float = 10) -> None:
+    """Wait for what only asking can tell; raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(0.01)

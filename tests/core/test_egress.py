@@ -207,8 +207,8 @@ async def test_path_and_query_are_sent_as_given_or_made_valid(text: str, sent: s
 
 def test_origin_is_one_spelling() -> None:
     spellings = ["http://Example.COM", "HTTP://example.com.:80/a?b", "http://u:p@example.com:0080/#c"]
-    assert {parse_url(text).origin for text in spellings} == {"http://example.com:80"}
-    assert parse_url("https://[2001:DB8:0::1]/").origin == "https://[2001:db8::1]:443"
+    assert {parse_url(text).server.origin for text in spellings} == {"http://example.com:80"}
+    assert parse_url("https://[2001:DB8:0::1]/").server.origin == "https://[2001:db8::1]:443"
 
 
 def test_credentials_in_a_url_are_not_shown() -> None:

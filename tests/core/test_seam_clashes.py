@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -76,10 +77,12 @@ def test_route_that_is_neither_open_nor_guarded_cannot_be_made(options: dict[str
         route("GET", "/a", **options)
 
 
-def both(hook: str, result: object, *parameters: str) -> dict[str, ModuleType]:
+def both(hook: str, answer: Callable[..., object]) -> dict[str, ModuleType]:
     """Two plugins that give the same answer to a hook."""
-    answer = (lambda gateway: result) if parameters else (lambda: result)
     return {"one": plugin_of(**{hook: answer}), "two": plugin_of(**{hook: answer})}
+
+
+MIGRATIONS = str(Path(__file__).parent / "seam_migrations")
 
 
 def periodic(gateway: Gateway) -> list[Route]:
@@ -88,14 +91,17 @@ def periodic(gateway: Gateway) -> list[Route]:
 
 
 CLASHES = {
-    "source": (both("gateway_sources", {"mine": object()}, "gateway"), "two sources for the URL scheme 'mine'"),
-    "storage": (both("gateway_storages", {"mine": object()}), "storage scheme 'mine' is registered twice"),
+    "source": (
+        both("gateway_sources", lambda gateway: {"mine": object()}),
+        "two sources for the URL scheme 'mine'",
+    ),
+    "storage": (both("gateway_storages", lambda: {"mine": object()}), "storage scheme 'mine' is registered twice"),
     "migrations": (
-        both("gateway_migrations", MigrationSource("mine", str(Path(__file__).parent / "seam_migrations"))),
+        both("gateway_migrations", lambda: MigrationSource("mine", MIGRATIONS)),
         "migrations 'mine' are registered twice",
     ),
     "migrations of the core": (
-        both("gateway_migrations", MigrationSource("core", str(Path(__file__).parent / "seam_migrations"))),
+        both("gateway_migrations", lambda: MigrationSource("core", MIGRATIONS)),
         "migrations 'core' are registered twice",
     ),
     "periodic task": (

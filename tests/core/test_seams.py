@@ -10,10 +10,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from sqlalchemy import func, insert, select
 from yarl import URL
 
 from gateway_core import Client, Gateway, Role, StateKey
 from gateway_core.app.compose import compose
+from gateway_core.db.tables import idempotency
 from gateway_core.plugins import load_plugins
 from gateway_core.settings import Inputs
 from gateway_core.testing import RunningGateway, SourceConformance
@@ -223,7 +225,10 @@ async def test_archive_reads_a_source_of_another_plugin_as_the_owner_of_the_tick
         order = {"items": [{"url": f"seam://{owner.id}/a.txt"}]}
         async with session.post("/ticket/generate", json=order, headers={"Authorization": secret}) as answer:
             ticket = (await answer.json())["id"]
-        async with session.get(f"/ticket/{ticket}/download") as answer:
+        async with session.get(f"/ticket/{ticket}/download", headers={"Origin": "https://page.example"}) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == "*", (
+                "streamed answers have the headers of pages too"
+            )
             with zipfile.ZipFile(io.BytesIO(await answer.read())) as archive:
                 assert archive.read("a.txt") == b"mine"
         other = {"Authorization": await gateway.secret()}
@@ -315,6 +320,25 @@ async def test_observers_hear_of_events_and_one_that_fails_hurts_nobody(make_gat
     async with make_gateway({"plugins": ",".join(plugins)}, plugins=plugins) as gateway:
         gateway.core.emit("seam.thing.happened", number=1)
     assert heard == [("seam.thing.happened", {"number": 1})]
+
+
+async def test_shared_tables_are_swept(make_gateway: MakeGateway, tmp_path: Path):
+    inputs = Inputs(options={"plugins": "seam", "data_dir": tmp_path / "gateway"})
+    before = compose(inputs, role=Role.SERVER, extra=SEAM).gateway
+    async with before.database() as db:
+        await before.ensure_schema()
+        async with db.write() as tx:
+            old = {"client_id": "1" * 32, "key": "k", "fingerprint": "f", "token": "t", "expires": 1.0}
+            await tx.execute(insert(idempotency).values(**old))
+    async with make_gateway(ALONE, plugins=SEAM) as gateway:
+        left = 1
+        for _ in range(200):
+            async with gateway.core.db.read() as tx:
+                left = await tx.scalar(select(func.count()).select_from(idempotency))
+            if not left:
+                break
+            await asyncio.sleep(0.05)
+    assert left == 0
 
 
 # Two gateways on one database

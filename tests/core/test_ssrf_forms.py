@@ -479,7 +479,7 @@ def test_no_spelling_of_an_inner_address_is_permitted(address: ipaddress.IPv4Add
         target = parse_url(f"{scheme}://{_spellings(address)[kind]}/")
     except SourceRefused:
         return
-    assert not policy.decide(target.host, target.port, host=target.host).permitted
+    assert not policy.decide(target.server.host, target.server.port, host=target.server.host).permitted
 
 
 @settings(deadline=None)

@@ -207,10 +207,10 @@ async def test_the_settings_of_the_compose_file_are_right(tmp_path, compose):
 
 async def test_apache_takes_the_sample(tmp_path):
     apache = program("apache2", "apache")
-    modules = Path("/usr/lib/apache2/modules")
-    loaded = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in APACHE_MODULES]
-    sample = DEPLOY / "apache" / "gateway.conf"
-    (tmp_path / "httpd.conf").write_text("\n".join([*loaded, f"ServerRoot {tmp_path}", f"Include {sample}", ""]))
+    modules = Path(apache).parents[1] / "lib" / "apache2" / "modules"
+    lines = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in APACHE_MODULES]
+    lines += [f"ServerRoot {tmp_path}", f"ErrorLog {tmp_path}/log", f"Include {DEPLOY}/apache/gateway.conf", ""]
+    (tmp_path / "httpd.conf").write_text("\n".join(lines))
     code, output = await run(apache, "-t", "-f", tmp_path / "httpd.conf")
     assert code == 0, output
 
