@@ -115,7 +115,8 @@ class Gateway:
     """The context every plugin receives.
 
     Hooks only capture it: ``db``, ``clients``, ``storage``, ``http``, ``wakeups`` are there once it is opened, that is
-    in lifespans, handlers, checks and commands.
+    in lifespans, handlers, checks and commands. ``draining`` is set by the first SIGTERM, ``closing`` when the ports
+    are closed (websockets and event streams end then), ``cut`` by a second SIGTERM: what still works stops at once.
     """
 
     db: Database
@@ -139,6 +140,7 @@ class Gateway:
         self.registries = Registries()
         self.draining = asyncio.Event()
         self.closing = asyncio.Event()
+        self.cut = asyncio.Event()
         self.trusted_proxies = tuple(ipaddress.ip_network(text, strict=False) for text in settings.trusted_proxies)
         self.instance = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.log = get_logger("gateway")
@@ -260,12 +262,15 @@ class Gateway:
         await run_migrations(self.settings.database_url, [source for source in sources if source.name in behind])
 
     def make_data_dir(self) -> None:
-        """Make the data folder; raises ConfigError when it cannot be had."""
+        """Make the data folder; raises ConfigError when it cannot be had, or written in."""
         data_dir = self.settings.data_dir
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (data_dir / "scratch").mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
             raise ConfigError(f"DATA_DIR: cannot use {data_dir}: {exc.strerror}") from exc
+        if not os.access(data_dir, os.W_OK | os.X_OK):
+            raise ConfigError(f"DATA_DIR: cannot use {data_dir}: it may not be written in")
 
     def migration_sources(self) -> list[MigrationSource]:
         """The core's migrations, then each plugin's."""

@@ -101,7 +101,7 @@ async def _send(request: web.Request, response: web.StreamResponse) -> None:
     try:
         await response.prepare(request)
         await response.write_eof()
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError) as error:  # the second is the kernel's, about a client that takes nothing
         raise ClientGone("closed the connection") from error
 
 

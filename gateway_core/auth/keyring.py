@@ -13,6 +13,8 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from gateway_core.errors import StartupError
 
+_LEAST_LENGTH = 16
+
 
 class Keyring:
     """Encrypts with the first key and decrypts with any (Fernet: AES-CBC with HMAC-SHA256)."""
@@ -44,7 +46,7 @@ class Keyring:
 def instance_key(data_dir: Path) -> str:
     """The key of an installation without ``SECRET_KEY``: a 0600 file in the data folder, made once.
 
-    Raises StartupError when others may read it. Starters that race agree on one: the file is linked into place whole.
+    Raises StartupError when others may read it or there is no key in it. Starters that race agree on one: the file is linked into place whole.
     """
     path = data_dir / "instance.key"
     if not path.exists():
@@ -62,4 +64,7 @@ def instance_key(data_dir: Path) -> str:
             staged.unlink()
     if path.stat().st_mode & 0o077:
         raise StartupError(f"{path}: others may read the instance key; chmod 600 it")
-    return path.read_text(encoding="ascii").strip()
+    key = path.read_text(encoding="ascii", errors="replace").strip()
+    if len(key) < _LEAST_LENGTH or not key.isascii():
+        raise StartupError(f"{path}: no key in it; restore it, since stored secrets can only be read with it")
+    return key

@@ -20,8 +20,7 @@ def command(*, as_json: bool) -> None:
     infos = load_plugins(bootstrap(current().inputs()).plugins, strict=False).infos
     if as_json:
         click.echo(json.dumps([asdict(info) for info in infos], indent=2))
-        return
-    for info in infos:
+    for info in [] if as_json else infos:
         told = info.error or ", ".join(hook.removeprefix("gateway_") for hook in info.hooks)
         click.echo(f"{info.name:12} {info.distribution} {info.version}  {info.status}  {told}")
     if any(info.status == "failed" for info in infos):

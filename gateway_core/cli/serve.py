@@ -69,6 +69,19 @@ def serve_now(announce: Callable[[], None] = lambda: None) -> None:
         raise SystemExit(code)
 
 
+def work() -> None:
+    """Run a process that serves no port and works off what plugins' lifespans do in ``Role.WORKER``, until SIGTERM.
+
+    For commands of plugins. A second SIGTERM sets ``gateway.cut``.
+    """
+    from gateway_core.gateway import Role
+    from gateway_core.server.process import serve
+
+    gateway = compose_now(Role.WORKER).gateway
+    gateway.make_data_dir()
+    asyncio.run(serve(gateway, {}), debug=gateway.settings.debug)
+
+
 async def _prepare(gateway: Gateway) -> None:
     """Bring the database up to the code before any worker looks at it."""
     async with gateway.database():

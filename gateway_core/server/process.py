@@ -50,7 +50,7 @@ async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, paren
     and speaks with systemd itself. Raises StartupError when something needed cannot be had.
     """
     _refuse_python_parser()
-    stop = Stop(asyncio.Event(), asyncio.Event())
+    stop = Stop(asyncio.Event(), gateway.cut)
     with _signals(stop), _parent_watch(parent, stop):
         if parent is None:
             async with gateway.database():

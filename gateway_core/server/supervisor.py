@@ -70,7 +70,7 @@ class Supervisor:
         descriptors = {name: sock.fileno() for name, sock in {**self.sockets, "parent": link}.items()}
         inherit = ",".join(f"{name}={number}" for name, number in descriptors.items())
         return subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments
-            [sys.executable, "-m", "gateway_core", *self.arguments, "--inherit", inherit],
+            [sys.executable, "-P", "-m", "gateway_core", *self.arguments, "--inherit", inherit],
             pass_fds=list(descriptors.values()),
             env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},  # the parent speaks
             stdin=subprocess.DEVNULL,

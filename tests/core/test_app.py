@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -489,6 +490,40 @@ async def test_a_client_that_leaves_cancels_its_handler(serve: Serve) -> None:
             await ended.wait()
         async with running.session() as session, session.get("/metrics") as response:
             assert 'gateway_clients_gone_total{route="probe:x"}' in await response.text()
+
+
+@pytest.mark.parametrize("kind", ["file", "body"])
+async def test_a_client_that_takes_nothing_is_cut_and_no_error_of_ours(serve: Serve, tmp_path: Path, kind: str) -> None:
+    size = 32 << 20
+    (tmp_path / "file").write_bytes(b"x" * size)
+
+    async def send(_request: web.Request) -> web.StreamResponse:
+        """Much."""
+        return web.FileResponse(tmp_path / "file") if kind == "file" else web.Response(body=b"x" * size)
+
+    async with serve(public(send), write_stall_s=0.5) as running:
+        host, port = running.address().split(":")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, (host, int(port)))
+            await loop.sock_sendall(client, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            gone = 'gateway_clients_gone_total{route="probe:x"}'
+            async with asyncio.timeout(15):
+                while value(gone, text := await metrics(running)) < 1:
+                    await asyncio.sleep(0.1)
+        assert value('gateway_errors_total{route="probe:x"}', text) == 0
+
+
+async def metrics(running: RunningGateway) -> str:
+    async with running.session() as session, session.get("/metrics") as response:
+        return await response.text()
+
+
+def value(series: str, text: str) -> float:
+    """The sample of a series, 0 while there is none."""
+    return next((float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(series)), 0.0)
 
 
 async def test_samples_are_served_only_when_asked_for(serve: Serve) -> None:

@@ -57,6 +57,7 @@ async def test_a_killed_gateway_leaves_nothing_that_hinders_or_outlives_the_next
             os.kill(pid, signal.SIGKILL)
         await gateway.wait()
     async with serve_process(data_dir=tmp_path, env=TWO) as gateway:
+        await gateway.wait_log("ready", count=3)
         folders = sorted((tmp_path / "scratch").iterdir())
         owners = sorted([gateway.pid, *children(gateway)])
     assert sorted(int(folder.name.partition("-")[0]) for folder in folders) == owners
