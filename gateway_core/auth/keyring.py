@@ -46,7 +46,8 @@ class Keyring:
 def instance_key(data_dir: Path) -> str:
     """The key of an installation without ``SECRET_KEY``: a 0600 file in the data folder, made once.
 
-    Raises StartupError when others may read it or there is no key in it. Starters that race agree on one: the file is linked into place whole.
+    Raises StartupError when others may read it or there is no key in it. Starters that race agree on one: the file is
+    linked into place whole.
     """
     path = data_dir / "instance.key"
     if not path.exists():

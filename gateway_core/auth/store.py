@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from gateway_core.observe.logs import get_logger
 TOPIC = "core.clients"
 CACHE_S = 1.0
 CACHE_SIZE = 4096
+NAME_LENGTH = 255
 TOUCH_INTERVAL_S = 60.0
 ALIVE = clients.c.revoked == sa.null()
 
@@ -60,6 +61,8 @@ class ClientStore:
 
     async def find(self, name_or_id: str) -> Client | None:
         """The client with that name, else with that id (dashes allowed), None when there is none or it has expired."""
+        if not _presentable(name_or_id):
+            return None
         by_name = await self._cached(f"name/{name_or_id}", clients.c.name == name_or_id)
         if by_name is not None:
             return by_name
@@ -75,10 +78,15 @@ class ClientStore:
         return self._keyring.decrypt(token.encode()).decode()
 
     async def add(self, new: NewClient) -> tuple[Client, str]:
-        """Make a client; returns it with its plain secret. Raises Conflict when name, id or secret is taken."""
+        """Make a client; returns it with its plain secret.
+
+        Raises Conflict when name, id or secret is taken or cannot be one.
+        """
         secret = new.secret if new.secret is not None else secrets.new_secret()
+        if not _presentable(new.name):
+            raise Conflict(f"client {new.name[:40]!r}: a client's name has 1 to {NAME_LENGTH} printable characters")
         if not secrets.plausible(secret):
-            raise Conflict("a secret has 1 to 512 visible ASCII characters")
+            raise Conflict(f"client {new.name}: a secret has 1 to 512 visible ASCII characters")
         client = Client(
             id=new.id or uuid.uuid4().hex,
             name=new.name,
@@ -154,16 +162,18 @@ class ClientStore:
             for row in await tx.rows(sa.select(clients.c.id, clients.c.secret_encrypted)):
                 renewed = self._keyring.rotate(row.secret_encrypted.encode()).decode()
                 await tx.execute(sa.update(clients).where(clients.c.id == row.id).values(secret_encrypted=renewed))
-            await tx.execute(sa.delete(meta).where(meta.c.key == key))
-            await tx.execute(sa.insert(meta).values(key=key, value=current))
+            put = self._db.insert(meta).values(key=key, value=current)
+            await tx.execute(put.on_conflict_do_update(index_elements=[meta.c.key], set_={"value": current}))
 
     async def _existing(self, name_or_id: str) -> Client:
         plain = name_or_id.replace("-", "").lower()
         query = sa.select(clients).where(sa.or_(clients.c.name == name_or_id, clients.c.id == plain), ALIVE)
-        async with self._db.read() as tx:
-            rows = await tx.rows(query)
+        rows: Sequence[Any] = ()
+        if _presentable(name_or_id):
+            async with self._db.read() as tx:
+                rows = await tx.rows(query)
         if not rows:
-            raise NotFound(f"no client {name_or_id}")
+            raise NotFound(f"no client {name_or_id[:40]!r}")
         return _client(next((row for row in rows if row.name == name_or_id), rows[0]))
 
     async def _cached(self, key: str, condition: sa.ColumnElement[bool]) -> Client | None:
@@ -208,6 +218,11 @@ class ClientStore:
     def _forget(self) -> None:
         self._cache.clear()
         self._wakeups.publish(TOPIC)
+
+
+def _presentable(name: str) -> bool:
+    """Whether a client may be called so; other texts are not looked for, since databases fail on some of them."""
+    return 0 < len(name) <= NAME_LENGTH and name.isprintable()
 
 
 def _client(row: Any) -> Client:

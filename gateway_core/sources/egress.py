@@ -179,6 +179,8 @@ class GuardedClient:
             response = await self._send(hop, request)
             location = response.headers.get("Location")
             if request.max_redirects == 0 or response.status not in _REDIRECTS or location is None:
+                if "Transfer-Encoding" in response.headers:
+                    _watch_chunks(response)
                 return response
             response.release()
             hop = _next_hop(hop, response.status, self._check_redirect(hop, location))
@@ -252,6 +254,41 @@ def source_error(error: Exception) -> SourceError:
     if isinstance(error, ClientOSError) or not isinstance(error, ClientError):
         return SourceFailed(_NO_CONNECTION)
     return SourceFailed("not a valid HTTP answer")
+
+
+def _watch_chunks(response: ClientResponse) -> None:
+    """End a body whose connection has ended without telling its reader.
+
+    For a chunk size that is no number aiohttp closes the connection and leaves the reader waiting, without a timeout.
+    """
+    content, connection = response.content, response.connection
+    if connection is None or connection.protocol is None or content.is_eof():
+        return
+
+    def lost(closed: asyncio.Future[None] | None) -> None:
+        if closed is not None:
+            _look_at(closed)
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(ClientPayloadError("the connection ended in the middle of the body"))
+
+    def ended() -> None:
+        if closed is not None:
+            closed.remove_done_callback(lost)
+
+    closed = connection.protocol.closed
+    if closed is None:
+        lost(None)
+        return
+    closed.remove_done_callback(_look_at)  # a connection serves many requests: it is looked at once
+    closed.add_done_callback(_look_at)
+    closed.add_done_callback(lost)
+    content.on_eof(ended)
+
+
+def _look_at(closed: asyncio.Future[None]) -> None:
+    """How it ended is known already; asyncio reports errors that nobody has looked at."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 class _Exchange(AbstractAsyncContextManager[ClientResponse]):

@@ -134,11 +134,12 @@ LIES = {
 
 
 async def download(stand: Stand, items: list[str], mode: str) -> Downloaded | None:
-    """None when the connection was cut."""
+    """None when the connection was cut, or there was an error before the first byte."""
     try:
-        return await stand.fetch(*items, on_error=mode)
+        answer = await stand.fetch(*items, on_error=mode)
     except (ClientPayloadError, ServerDisconnectedError):
         return None
+    return None if answer.status == 502 else answer
 
 
 @pytest.mark.parametrize("size", SIZES)

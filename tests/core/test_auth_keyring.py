@@ -35,7 +35,11 @@ def test_rotation_puts_old_secrets_under_the_new_key() -> None:
     assert Keyring([NEW]).decrypt(Keyring([NEW, OLD]).rotate(token)) == b"x"
 
 
-@pytest.mark.parametrize("token", [b"", b"x", b"gAAAAA", "ä".encode(), Keyring([OTHER]).encrypt(b"x")])
+@pytest.mark.parametrize(
+    "token",
+    [b"", b"x", b"gAAAAA", "ä".encode(), Keyring([OTHER]).encrypt(b"x")],
+    ids=["empty", "letter", "cut", "not ascii", "another key"],
+)
 def test_what_fits_no_key_is_told_as_such(token: bytes) -> None:
     with pytest.raises(StartupError, match="fits none of the keys in SECRET_KEY"):
         Keyring([NEW, OLD]).decrypt(token)

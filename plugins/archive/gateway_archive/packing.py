@@ -78,7 +78,7 @@ class Packer:
             await self._file(item, number)
             number += 1
         if number and not self.tally.packed and not self._written:
-            raise self._nothing()
+            raise self._unanswerable("no file of the ticket can be had")
         self._report()
         for piece in self._zip.end():
             self._put([piece])
@@ -138,12 +138,11 @@ class Packer:
         self.tally.failures.append(failure)
         if self._policy.on_error is OnError.ABORT:
             if not self._written:
-                raise self._nothing() from error
+                raise self._unanswerable("a file of the ticket cannot be had") from error
             raise Aborted(f"{name}: {failure.reason}") from error
 
-    def _nothing(self) -> UpstreamFailed:
-        reasons = [failure.public() for failure in self.tally.failures[:100]]
-        return UpstreamFailed("no file of the ticket can be had", reasons=reasons)
+    def _unanswerable(self, detail: str) -> UpstreamFailed:
+        return UpstreamFailed(detail, reasons=[failure.public() for failure in self.tally.failures[:100]])
 
     def _report(self) -> None:
         if self.tally.failures and self._policy.on_error is OnError.REPORT:
