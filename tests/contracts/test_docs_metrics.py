@@ -1,0 +1,32 @@
+"""Every metric and every event is in the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import gateway_archive.downloads  # noqa: F401 - its metrics are registered by the import
+from gateway_core.observe import events, metrics
+
+ROOT = Path(__file__).parents[2]
+DOCS = "\n".join(p.read_text() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+
+
+def metric_names() -> list[str]:
+    return sorted(set(re.findall(r"^# TYPE (gateway_\w+)", metrics.render().decode(), re.MULTILINE)))
+
+
+def event_names() -> list[str]:
+    return sorted(value for name, value in vars(events).items() if name.isupper())
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_a_metric_is_documented(name):
+    assert f"`{name}`" in DOCS
+
+
+@pytest.mark.parametrize("name", event_names())
+def test_an_event_is_documented(name):
+    assert f"`{name}`" in DOCS
