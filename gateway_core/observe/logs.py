@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 # structlog.dev imports rich wherever it is installed, for tracebacks that are not used here: 0.1 s and 8 MB a process.
@@ -17,9 +17,20 @@ import structlog  # noqa: E402 - see above
 if _hide_rich:
     del sys.modules["rich"]
 
-_URL_QUERY = re.compile(r"(https?://)(?:[^\s/?#@\"']*@)?([^\s?#\"']*)(?:\?[^\s#\"']*)?(?:#[^\s\"']*)?")
-_BEARER = re.compile(r"\b(gw_[A-Za-z0-9]{6})[A-Za-z0-9]{20,}|\b(eyJ[\w-]{6})[\w-]*\.[\w-]+\.[\w-]*")
+_URL = re.compile(r"""\b([a-z][a-z0-9+.-]*)://([^\s"'<>`]*)""", re.IGNORECASE)
+_WEB = frozenset({"http", "https", "ws", "wss"})
+_CREDENTIAL = re.compile(
+    r"\b(gw_[A-Za-z0-9]{6})[A-Za-z0-9]{20,}"
+    r"|\b(eyJ[\w-]{6})[\w-]*\.[\w-]+\.[\w-]*"
+    r"|\b((?:Bearer|Basic)\s+)[\w.~+/=-]{8,}"
+)
 _SECRET_KEYS = re.compile(r"secret|token|password|authorization|cookie|api[-_]?key", re.IGNORECASE)
+_SEPARATORS = "\x7f-\x9f\u2028\u2029\ud800-\udfff"
+_NOT_IN_JSON = re.compile(f"[{_SEPARATORS}]")
+"""What the JSON encoder leaves as it is, though terminals, line readers and UTF-8 do not take it."""
+_NOT_ON_CONSOLE = re.compile(f"[\x00-\x1f{_SEPARATORS}]")
+_NOT_IN_TRACEBACKS = re.compile(f"[\x00-\x08\x0b-\x1f{_SEPARATORS}]")
+_DEEPEST = 8
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -36,23 +47,53 @@ def begin_context(**values: str) -> None:
 
 
 def scrub(text: str) -> str:
-    """``text`` without URL queries, user info, gateway secrets and JSON web tokens."""
+    """``text`` without URL queries, user info, gateway secrets, JSON web tokens and values of Authorization."""
     if "://" in text:
-        text = _URL_QUERY.sub(lambda m: f"{m[1]}{m[2]}" + ("?…" if "?" in m[0] else ""), text)
-    return _BEARER.sub(lambda m: f"{m[1] or m[2]}…", text)
+        text = _URL.sub(_bare_url, text)
+    return _CREDENTIAL.sub(lambda m: f"{m[1] or m[2] or m[3]}…", text)
 
 
-def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, value in event.items():
+def _bare_url(match: re.Match[str]) -> str:
+    """Scheme, host and path. In a database's URL a password may hold any character, so it ends at the last ``@``."""
+    scheme, rest = match[1], match[2]
+    if scheme.lower() not in _WEB:
+        rest = rest.rpartition("@")[2]
+    shown = re.split("[?#]", rest, maxsplit=1)[0]
+    authority, slash, path = shown.partition("/")
+    cut = "?…" if len(shown) < len(rest) else ""
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}{cut}"
+
+
+class _Redact:
+    """Takes what must stay secret out of every value at any depth, and what breaks lines out of every text."""
+
+    def __init__(self, unprintable: re.Pattern[str]) -> None:
+        self._unprintable = unprintable
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {key: self._clean(key, value, _DEEPEST) for key, value in event.items()}
+
+    def _clean(self, key: str, value: Any, depth: int) -> Any:
         if _SECRET_KEYS.search(key):
-            event[key] = "***"
-        elif isinstance(value, str):
-            event[key] = scrub(value)
-    return event
+            return "***"
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if depth and isinstance(value, Mapping):
+            return {str(name): self._clean(str(name), inner, depth - 1) for name, inner in value.items()}
+        if depth and isinstance(value, list | tuple | set | frozenset):
+            return [self._clean(key, inner, depth - 1) for inner in value]
+        text = scrub(value if isinstance(value, str) else repr(value))
+        unprintable = self._unprintable
+        if unprintable is _NOT_ON_CONSOLE and key in {"exception", "stack"}:
+            unprintable = _NOT_IN_TRACEBACKS
+        return unprintable.sub(lambda m: ascii(m[0])[1:-1], text)
 
 
 def configure_logging(*, level: str, log_format: LogFormat, debug: bool = False) -> None:
-    """Send everything to standard error, one line an event, redacted; ``debug`` keeps tracebacks readable."""
+    """Send everything to standard error, warnings too, one line an event, redacted.
+
+    On the console a traceback takes several lines. ``debug`` lets libraries tell what they do.
+    """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -61,16 +102,21 @@ def configure_logging(*, level: str, log_format: LogFormat, debug: bool = False)
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    final += [structlog.processors.format_exc_info]
     if console:
         formatter = structlog.dev.plain_traceback
-        final += [_redact, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=formatter)]
+        final += [
+            _Redact(_NOT_ON_CONSOLE),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=formatter),
+        ]
     else:
-        final += [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        final += [_Redact(_NOT_IN_JSON), structlog.processors.JSONRenderer(ensure_ascii=False)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=final))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     for noisy in ("aiosqlite", "asyncio", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.DEBUG if debug else logging.WARNING)
     structlog.configure(

@@ -80,4 +80,4 @@ async def test_server_that_ends_in_the_block_is_no_error_of_its_own(serve_proces
 
 async def test_command_that_fails_gives_its_code_and_words(run_gateway: Run):
     done = await run_gateway("client", "revoke", "nobody")
-    assert (done.code, done.out, done.err) == (1, "", "gateway: no client nobody\n")
+    assert (done.code, done.out, done.err) == (1, "", "gateway: no client 'nobody'\n")
