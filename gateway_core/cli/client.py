@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -40,6 +43,7 @@ def add(
     **given: str | None,
 ) -> None:
     """Make the client NAME and print its secret, which is shown this once."""
+    from gateway_core.auth.secrets import plausible
     from gateway_core.auth.store import NewClient
 
     moment = None if expires is None else _moment(expires)
@@ -47,6 +51,10 @@ def add(
     plain_id = None if client_id is None else _id(client_id)
     if not 0 < len(name) <= 255 or not name.isprintable():
         raise click.BadParameter("1 to 255 printable characters", param_hint="NAME")
+    if secret is not None and not plausible(secret):
+        raise click.BadParameter(
+            "1 to 512 visible ASCII characters, and no gw_... with a typing error", param_hint="--secret"
+        )
 
     async def work(gateway: Gateway) -> tuple[Client, str]:
         granted = _scopes(gateway, scopes)
@@ -54,10 +62,12 @@ def add(
         gateway.emit(CLIENT_CREATED, client=client.id, name=client.name)
         return client, made
 
-    client, made = run(work)
-    text = json.dumps({"id": client.id, "name": client.name, "secret": made, "scopes": sorted(client.scopes)})
+    with _secret_file(out) as file:
+        client, made = run(work)
+        text = json.dumps({"id": client.id, "name": client.name, "secret": made, "scopes": sorted(client.scopes)})
+        if file is not None:
+            file.write(text + "\n")
     if out is not None:
-        _write_secret_file(out, text)
         click.echo(f"Client created: {client.name} - written to {out}")
     else:
         click.echo(text if as_json else f"Client created: {client.name} - {made}")
@@ -151,9 +161,19 @@ def _related(scope: str, known: str) -> bool:
 
 def _moment(text: str) -> float:
     try:
-        return time.time() + float(parse_duration(text))
+        moment = time.time() + float(parse_duration(text))
     except ValueError:
-        pass
+        moment = _date_in(text)
+    try:
+        datetime.fromtimestamp(moment, UTC)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise click.BadParameter("later than any date", param_hint="--expires") from exc
+    if moment <= time.time():
+        raise click.BadParameter("that is over already", param_hint="--expires")
+    return moment
+
+
+def _date_in(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
@@ -168,13 +188,22 @@ def _id(text: str) -> str:
     return plain
 
 
-def _write_secret_file(path: Path, text: str) -> None:
+@contextmanager
+def _secret_file(path: Path | None) -> Iterator[IO[str] | None]:
+    """A new file for its owner alone, there before the secret is made; None for no path. Removed when that fails."""
+    if path is None:
+        yield None
+        return
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as exc:
         raise click.ClickException(f"cannot create {path}: {exc.strerror}") from exc
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _date(moment: float | None) -> str:

@@ -26,6 +26,10 @@ def check() -> None:
     gateway, settings = composition.gateway, composition.gateway.settings
     open_storage(settings.storage_url, factories=gateway.registries.storages, data_dir=settings.data_dir)
     gateway.check_settings()
+    if settings.redis_url:
+        from gateway_core.db.redis_link import RedisLink
+
+        RedisLink(settings.redis_url)
     click.echo(f"ok: plugins {', '.join(composition.plugins.enabled) or 'none'}")
 
 

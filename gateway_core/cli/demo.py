@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 CLIENT = "demo"
 _CREDENTIALS = "demo-client.json"
 _LINES = """
-  The gateway answers at {url}        (Ctrl-C stops it)
-  API and its description      {url}/docs
-  client "{name}", secret      {secret}
+  The gateway answers at   {url}   (Ctrl-C stops it)
+  Its API, to try out      {url}/docs
+  Secret of client "{name}"  {secret}
+  For other commands       export GATEWAY_DATA_DIR={data_dir}
 
   A first ZIP, from the built-in samples; paste these lines into another terminal:
 
@@ -61,7 +62,7 @@ def command(*, port: int, data_dir: Path) -> None:
         "log_level": "warning",
     }
     secret = run(lambda gateway: _client_secret(gateway, data_dir / _CREDENTIALS))
-    serve_now(lambda: click.echo(_LINES.format(url=url, secret=secret, name=CLIENT)))
+    serve_now(lambda: click.echo(_LINES.format(url=url, secret=secret, name=CLIENT, data_dir=data_dir)))
 
 
 async def _client_secret(gateway: Gateway, path: Path) -> str:

@@ -11,7 +11,8 @@ import gateway_archive.downloads  # noqa: F401 - its metrics are registered by t
 from gateway_core.observe import events, metrics
 
 ROOT = Path(__file__).parents[2]
-DOCS = "\n".join(p.read_text() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")])
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")]
+DOCS = "\n".join(page.read_text() for page in PAGES)
 
 
 def metric_names() -> list[str]:

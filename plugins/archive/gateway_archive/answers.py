@@ -11,7 +11,7 @@ from gateway_archive.downloads import Downloads
 from gateway_archive.names import entry_name, name_from_url
 from gateway_archive.tickets import Ticket
 from gateway_archive.zip_writer import Piece
-from gateway_core import SourceError, SourceInfo, TooLarge, UpstreamFailed
+from gateway_core import SourceError, SourceFailed, SourceInfo, TooLarge, UpstreamFailed
 from gateway_core.http.disposition import content_disposition
 from gateway_core.http.stream import ResponseWriter, open_response
 from gateway_core.sources.resume import ResumingReader
@@ -52,7 +52,10 @@ async def send_zip(request: web.Request, downloads: Downloads, ticket: Ticket) -
 async def send_file(
     request: web.Request, downloads: Downloads, reader: ResumingReader, *, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """One source's bytes under ``headers``; raises TooLarge where they are over the limit of total bytes."""
+    """One source's bytes under ``headers``.
+
+    Raises TooLarge where they are over the limit of total bytes, SourceFailed where that shows only on the way.
+    """
     size, limit = reader.info.size_bytes, downloads.settings.max_total_bytes
     if size is not None and 0 < limit < size:
         raise TooLarge(f"the file has {size} bytes; the limit is {limit}")
@@ -61,6 +64,8 @@ async def send_file(
     async with open_response(request, response, stall_s=downloads.gateway.settings.write_stall_s) as writer:
         if request.method != hdrs.METH_HEAD:
             async for chunk in reader:
+                if 0 < limit < writer.sent_bytes + len(chunk):
+                    raise SourceFailed(f"the limit of {limit} bytes is reached")
                 await writer.write(chunk)
     return response
 

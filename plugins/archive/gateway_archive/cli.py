@@ -39,7 +39,7 @@ def list_tickets() -> None:
 
 
 @ticket.command("drop")
-@click.argument("ticket_id", metavar="ID", required=False)
+@click.argument("ticket_id", metavar="[ID]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Drop all tickets.")
 def drop_ticket(ticket_id: str | None, *, everything: bool) -> None:
     """Drop the ticket ID, or all of them."""

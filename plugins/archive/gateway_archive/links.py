@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway_archive.tickets import is_header_name
 from gateway_core import Invalid
 
 _NEVER = frozenset(
@@ -15,6 +16,7 @@ _NEVER = frozenset(
         "content-encoding",
         "content-length",
         "content-range",
+        "content-security-policy",
         "content-type",
         "date",
         "keep-alive",
@@ -23,6 +25,7 @@ _NEVER = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "x-content-type-options",
     }
 )
 """What frames the answer or speaks for the whole origin; a link may not set it."""
@@ -53,7 +56,7 @@ def read_link(token: str, secret: str) -> StreamLink:
     if content_type is not None and not _plain(content_type):
         raise _bad("content-type is no header value")
     headers = claims.get("response_headers") or {}
-    if not isinstance(headers, dict) or not all(_plain(k) and _plain(v) for k, v in headers.items()):
+    if not isinstance(headers, dict) or not all(is_header_name(k) and _plain(v) for k, v in headers.items()):
         raise _bad("response_headers must map header names to values")
     return StreamLink(url, content_type, {k: v for k, v in headers.items() if k.lower() not in _NEVER})
 

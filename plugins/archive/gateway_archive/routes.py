@@ -187,8 +187,9 @@ class ArchiveHandlers:
             raise Invalid({"url": [exc.detail or exc.title]}, location="url") from exc
         downloads = self._downloads
         async with downloads.admitted(link_id(request.match_info["token"])):
+            source = SourceRequest(link.url, client=client, stall_s=downloads.settings.stall_timeout_s)
             try:
-                async with downloads.stream(SourceRequest(link.url, client=client)) as reader:
+                async with downloads.stream(source) as reader:
                     headers = file_headers(reader.info, url=link.url, name=None)
                     headers |= {hdrs.CONTENT_TYPE: link.content_type} if link.content_type else {}
                     return await send_file(request, downloads, reader, headers={**headers, **link.headers})

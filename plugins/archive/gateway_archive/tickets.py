@@ -171,7 +171,7 @@ class Orders:
         if len(item.url) > self._settings.max_url_length:
             raise Invalid({"items": [f"item {index}: the URL has over {self._settings.max_url_length} characters."]})
         for name, text in (item.headers or {}).items():
-            if not _HEADER_NAME.fullmatch(name) or not text.isprintable() or len(text) > 8192:
+            if not is_header_name(name) or not text.isprintable() or len(text) > 8192:
                 raise Invalid({"items": [f"item {index}: headers: not a valid header: {name[:64]!r}."]})
         return item
 
@@ -186,6 +186,11 @@ class Orders:
             raise Invalid({"options": [f"expires_in: the limit is {self._settings.max_ticket_ttl:.0f} seconds."]})
         warnings.extend(f"options.{key}: not known" for key in sorted(options.model_extra or ()))
         return options
+
+
+def is_header_name(name: str) -> bool:
+    """Whether it is a token (RFC 9110 5.6.2)."""
+    return _HEADER_NAME.fullmatch(name) is not None
 
 
 def _decoded(name: str, value: Any, expected: type) -> Any:
