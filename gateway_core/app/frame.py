@@ -28,6 +28,7 @@ log = get_logger("gateway.access")
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 REQUEST_ID_HEADER = "X-Request-Id"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CAPABILITY = re.compile(r"[A-Za-z0-9_.-]{24,}")
 _VERSIONS = (HttpVersion(1, 0), HttpVersion(1, 1))
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET = frozenset({"core:healthz", "core:readyz", "core:metrics"})
@@ -142,9 +143,11 @@ def _label(request: web.Request) -> str:
 
 
 def _shown_path(request: web.Request) -> str:
-    """The path, or its pattern where the path is itself the right to use it."""
+    """The path, or its pattern where the path is itself the right to use it; nobody's path loses what may be one."""
     mounted = request.get(MOUNTED)
-    return mounted.plain_path if mounted is not None and mounted.route.cors else request.path
+    if mounted is None:
+        return _CAPABILITY.sub("…", request.path)
+    return mounted.plain_path if mounted.route.cors else request.path
 
 
 def _record(gateway: Gateway, request: web.Request, *, status: int, seconds: float) -> None:

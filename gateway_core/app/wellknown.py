@@ -88,7 +88,7 @@ class WellKnown:
 def core_routes(gateway: Gateway) -> list[Route]:
     """The core's routes."""
     known = WellKnown(gateway)
-    guarded = {"public": True} if gateway.settings.metrics_public else {"scope": "core:metrics"}
+    guarded = {"public": True} if gateway.settings.metrics_public else {"scope": "core:metrics", "grant": False}
     routes = [
         Route(method="GET", path="/healthz", handler=known.healthz, name="healthz", public=True),
         Route(method="GET", path="/readyz", handler=known.readyz, name="readyz", public=True),

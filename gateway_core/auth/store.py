@@ -27,6 +27,8 @@ CACHE_S = 1.0
 CACHE_SIZE = 4096
 NAME_LENGTH = 255
 TOUCH_INTERVAL_S = 60.0
+CORE_SCOPES = frozenset({"admin", "core:metrics"})
+"""Known whatever the routes ask for, and never given unless named."""
 ALIVE = clients.c.revoked == sa.null()
 
 log = get_logger("gateway.auth")
@@ -238,10 +240,10 @@ def _client(row: Any) -> Client:
 
 def grantable(scopes: Iterable[tuple[str, bool]]) -> tuple[frozenset[str], frozenset[str]]:
     """(all known scopes, those a new client gets) from routes' (scope template, grant) pairs; ``{x}`` becomes ``*``."""
-    known, granted = {"admin"}, set()
+    known, granted = set(CORE_SCOPES), set()
     for template, grant in scopes:
         scope = ":".join("*" if part.startswith("{") else part for part in template.split(":"))
         known.add(scope)
-        if grant and scope != "admin":
+        if grant and scope not in CORE_SCOPES:
             granted.add(scope)
     return frozenset(known), frozenset(granted)

@@ -48,16 +48,20 @@ def upgrade() -> None:
 
 
 @command.command()
-@click.argument("name", metavar="PLUGIN")
+@click.argument("name", metavar="[PLUGIN]", required=False)
 @click.argument("revision", required=False)
-def downgrade(name: str, revision: str | None) -> None:
+@click.option("--all", "everything", is_flag=True, help="Remove the tables of all plugins and of the core.")
+def downgrade(name: str | None, revision: str | None, *, everything: bool) -> None:
     """Bring PLUGIN (or "core") down to REVISION; without one its tables and all they hold are removed."""
+    if everything == (name is not None):
+        raise click.UsageError("give either a PLUGIN or --all")
     from gateway_core.db.migrate import run_migrations
     from gateway_core.gateway import Role
 
     gateway = compose_now(Role.CLI).gateway
-    sources = [source for source in gateway.migration_sources() if source.name == name]
+    sources = [source for source in gateway.migration_sources() if everything or source.name == name]
     if not sources:
         raise click.UsageError(f"no migrations are called {name!r}")
     asyncio.run(run_migrations(gateway.settings.database_url, sources, "downgrade", target=revision))
-    click.echo(f"{name} is at {revision or 'nothing'}")
+    for source in sources:
+        click.echo(f"{source.name} is at {revision or 'nothing'}")

@@ -56,6 +56,7 @@ def command(*, port: int, data_dir: Path) -> None:
     values.options = {
         "host": "127.0.0.1",
         "port": port,
+        "workers": 1,
         "data_dir": str(data_dir.absolute()),
         "demo": True,
         "egress_allow": ("127.0.0.1/32",),

@@ -72,16 +72,19 @@ class LayerSource(PydanticBaseSettingsSource):
 
 
 def command_line_layer(options: Mapping[str, Any], assignments: Iterable[str]) -> Layer:
-    """``--host`` and the like (None = not given), and ``--set a.b=c``; raises ConfigError for one without ``=``."""
+    """``--host`` and the like (None = not given), and the weaker ``--set a.b=c``.
+
+    Raises ConfigError for an assignment without ``=``.
+    """
     layer = Layer("command line")
-    for name, value in options.items():
-        if value is not None:
-            layer.put((name,), value, f"--{name.replace('_', '-')}")
     for text in assignments:
         key, separator, value = text.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"--set {text}: expected key=value")
         layer.put(tuple(key.strip().lower().split(".")), value, f"--set {key.strip()}")
+    for name, value in options.items():
+        if value is not None:
+            layer.put((name,), value, f"--{name.replace('_', '-')}")
     return layer
 
 

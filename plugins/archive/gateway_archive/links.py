@@ -12,6 +12,8 @@ from gateway_core import Invalid
 
 _NEVER = frozenset(
     {
+        "alt-svc",
+        "clear-site-data",
         "connection",
         "content-encoding",
         "content-length",
@@ -20,8 +22,11 @@ _NEVER = frozenset(
         "content-type",
         "date",
         "keep-alive",
+        "location",
+        "refresh",
         "server",
         "set-cookie",
+        "strict-transport-security",
         "trailer",
         "transfer-encoding",
         "upgrade",

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gateway_archive.settings import ArchiveSettings
+from gateway_core import Seconds
 from gateway_core.errors import Invalid, TooLarge
 from gateway_core.http.json_body import parse_json
 
@@ -66,7 +67,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     filename: str | None = Field(None, max_length=1024)
-    expires_in: float | None = Field(None, gt=0)
+    expires_in: Annotated[Seconds, Field(gt=0)] | None = None
     once: bool = False
     on_error: OnError = OnError.REPORT
 
