@@ -36,7 +36,7 @@ def command(
     """Run the service until SIGTERM or Ctrl-C; a second signal does not wait for running downloads."""
     values = current()
     values.config = config or values.config
-    values.plugins = plugins or values.plugins
+    values.plugins = values.plugins if plugins is None else plugins
     values.assignments = (*values.assignments, *assignments)
     values.options = options
     if inherit is not None:

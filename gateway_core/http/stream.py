@@ -139,6 +139,8 @@ class ResponseWriter:
             if sent >= len(piece):
                 sent -= len(piece)
                 continue
+            if transport.is_closing():  # the client is gone, and asyncio warns of all that is still written to it
+                return
             transport.write(memoryview(piece)[sent:])  # a view spares a copy of what the socket takes
             sent = 0
 

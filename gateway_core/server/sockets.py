@@ -62,6 +62,9 @@ def _from_systemd() -> socket.socket | None:
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") == "0":
         return None
     sock = socket.socket(fileno=3)
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        sock.close()
+        raise StartupError("systemd passed a socket that is not TCP")
     sock.setblocking(False)
     return sock
 

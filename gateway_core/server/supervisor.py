@@ -28,6 +28,9 @@ STOP_GRACE_S = 10.0
 _ENDED_WELL = (0, -signal.SIGTERM)
 """The second is a worker that was stopped before it listened to signals, so before it served anybody."""
 
+_REFUSED = (1, 2)
+"""What the command line ends with when something needed cannot be had, or the configuration is wrong."""
+
 
 @dataclass
 class _Worker:
@@ -91,7 +94,10 @@ class Supervisor:
                 deadline = min(deadline, time.monotonic() + limit_s)
                 self._stop(first=passed_on == 1)
             elif not passed_on:
-                self._restart(theirs)
+                if not serving and self._refused():
+                    self._stops += 1
+                else:
+                    self._restart(theirs)
             elif not any(worker.alive for worker in self._workers.values()):
                 return int(any(w.process.returncode not in _ENDED_WELL for w in self._workers.values()))
             elif time.monotonic() > deadline:
@@ -101,6 +107,10 @@ class Supervisor:
                 if before < settings.workers <= serving:
                     log.info("ready", url=f"http://{address(self.sockets[MAIN])}", workers=len(self._workers))
                     notify_systemd("READY=1")
+
+    def _refused(self) -> bool:
+        """Whether a worker could not start, and said so; while nobody has served yet, trying again mends nothing."""
+        return any(worker.process.poll() in _REFUSED for worker in self._workers.values())
 
     def _stop(self, *, first: bool) -> None:
         if first:

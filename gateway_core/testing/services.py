@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from gateway_core.testing.requirements import absent
+
 _PROGRAMS: dict[str, tuple[str, ...]] = {
     "postgres": ("postgres", "initdb", "pg_isready", "createdb", "dropdb"),
     "redis": ("redis-server",),
@@ -45,14 +47,10 @@ def find_programs(name: str) -> dict[str, str]:
 
 def require(name: str) -> None:
     """Skip the test with the reason where the service is missing; fail it where GATEWAY_TEST_REQUIRE lists ``name``."""
-    import pytest
-
     try:
         find_programs(name)
     except ServiceMissing as error:
-        if name in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
-            pytest.fail(f"GATEWAY_TEST_REQUIRE wants {error}")
-        pytest.skip(str(error))
+        absent(name, str(error))
 
 
 def free_port() -> int:

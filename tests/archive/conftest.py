@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from gateway_core.testing.requirements import require_program
 from tests.archive.stand import Stand, standing
 
 READERS = Path(__file__).parent / "readers"
@@ -56,15 +56,11 @@ def run() -> Run:
 
     A missing program skips the test, or fails it where ``GATEWAY_TEST_REQUIRE`` (``unzip,7z,bsdtar,java``) names it.
     """
-    required = {name.strip() for name in os.environ.get("GATEWAY_TEST_REQUIRE", "").split(",")}
 
     def run_program(
         program: str, *arguments: str | Path, piped: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
-        if shutil.which(program) is None:
-            if program in required:
-                pytest.fail(f"{program} is required but not installed")
-            pytest.skip(f"{program} is not installed")
+        require_program(program)
         # a pipe, because programs seek in a standard input that is a file
         with subprocess.Popen(["cat", piped or os.devnull], stdout=subprocess.PIPE) as source:
             return subprocess.run(

@@ -383,9 +383,15 @@ def test_scopes_cover_segment_by_segment(held: str, wanted: str, *, covers: bool
 
 def test_new_clients_get_every_scope_but_admin_and_those_that_are_special() -> None:
     known, granted = grantable(
-        [("archive:ticket", True), ("pipe:call:{node}", True), ("pipe:connect", False), ("admin", True)]
+        [
+            ("archive:ticket", True),
+            ("pipe:call:{node}", True),
+            ("pipe:connect", False),
+            ("admin", True),
+            ("core:metrics", True),
+        ]
     )
-    assert known == {"admin", "archive:ticket", "pipe:call:*", "pipe:connect"}
+    assert known == {"admin", "core:metrics", "archive:ticket", "pipe:call:*", "pipe:connect"}
     assert granted == {"archive:ticket", "pipe:call:*"}
 
 

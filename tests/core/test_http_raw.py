@@ -8,12 +8,14 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from gateway_core import Body, Route, hookimpl
 from gateway_core.http.body import read_body
-from gateway_core.testing.harness import RunningGateway
-from gateway_core.testing.plugin import MakeGateway
+from gateway_core.testing.harness import RunningGateway, running_gateway
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEEPALIVE_S = 0.5
 PATIENCE_S = 20.0
@@ -93,15 +95,21 @@ class Counter:
         ]
 
 
+COUNTER = Counter()
+
+
 @pytest.fixture
 def counter() -> Counter:
-    return Counter()
+    """The one of the gateway, with nothing counted."""
+    COUNTER.seen.clear()
+    return COUNTER
 
 
-@pytest.fixture
-async def running(make_gateway: MakeGateway, counter: Counter) -> AsyncIterator[RunningGateway]:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
     settings = {"plugins": "counter", "keepalive_timeout_s": KEEPALIVE_S}
-    async with make_gateway(settings, plugins={"counter": counter}) as gateway:
+    folder = tmp_path_factory.mktemp("raw")
+    async with running_gateway(folder, settings=settings, plugins={"counter": COUNTER}) as gateway:
         yield gateway
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from gateway_core.errors import ObjectMissing
 from gateway_core.storage.local import LocalStorage
+from gateway_core.testing.requirements import absent
 from gateway_core.testing.storage import get, keys, noise, put
 
 PRELUDE = """
@@ -144,9 +145,7 @@ def tool(name, *probe):
         reason = f"{name} may not do this here"
     else:
         return
-    if name in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    absent(name, reason)
 
 
 @pytest.fixture

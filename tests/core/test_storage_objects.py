@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import io
-import os
 import re
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from aiohttp import ClientSession, web
 
 from gateway_core.errors import ObjectCorrupt, ObjectMissing, StorageError, StorageFull
 from gateway_core.storage.objects import PART_BYTES, ObjectStorage, open_s3
+from gateway_core.testing.requirements import required
 from gateway_core.testing.storage import MIB, StorageConformance, get, keys, noise, put
 
 MISSING = [name for name in ("obstore", "moto", "flask") if importlib.util.find_spec(name) is None]
-if MISSING and "s3" not in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
+if MISSING and not required("s3"):
     pytest.skip(f"not installed: {', '.join(MISSING)}", allow_module_level=True)
 
 BUCKET = "bucket"

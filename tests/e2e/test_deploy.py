@@ -20,6 +20,7 @@ import yaml
 from gateway_core.server.supervisor import STOP_GRACE_S
 from gateway_core.settings import Settings, parse_duration
 from gateway_core.testing.process import run_gateway, serve_process
+from gateway_core.testing.requirements import require_program
 from gateway_core.testing.services import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -29,16 +30,6 @@ LONGEST_DRAIN_S = sum(Settings.model_fields[f"drain_{name}_s"].default for name 
 
 PATIENCE_S = 30.0
 APACHE_MODULES = ("mpm_event", "authz_core", "headers", "proxy", "proxy_http")
-
-
-def program(name: str, requirement: str) -> str:
-    """Path of a program; its absence skips the test, or fails it where GATEWAY_TEST_REQUIRE wants ``requirement``."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    if found is None:
-        if requirement in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
-            pytest.fail(f"GATEWAY_TEST_REQUIRE wants {requirement}, but there is no {name}")
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 async def run(*command: str | Path, timeout_s: float = 60, **options: Any) -> tuple[int, str]:
@@ -55,7 +46,7 @@ def unit_values(name: str) -> list[str]:
 
 
 async def test_the_unit_is_one_that_systemd_understands(tmp_path):
-    systemd = program("systemd-analyze", "systemd")
+    systemd = require_program("systemd-analyze", "systemd")
     (installed,) = {shlex.split(line)[0] for line in unit_values("ExecStart")}
     copy = tmp_path / UNIT.name  # verify wants the program to be there
     copy.write_text(UNIT.read_text().replace(installed, sys.executable))
@@ -63,7 +54,7 @@ async def test_the_unit_is_one_that_systemd_understands(tmp_path):
 
 
 async def test_the_unit_is_hardened(tmp_path):
-    systemd = program("systemd-analyze", "systemd")
+    systemd = require_program("systemd-analyze", "systemd")
     code, output = await run(systemd, "security", "--offline=true", "--threshold=20", "--no-pager", UNIT)
     assert code == 0, output
 
@@ -206,7 +197,7 @@ async def test_the_settings_of_the_compose_file_are_right(tmp_path, compose):
 
 
 async def test_apache_takes_the_sample(tmp_path):
-    apache = program("apache2", "apache")
+    apache = require_program("apache2", "apache")
     modules = Path(apache).parents[1] / "lib" / "apache2" / "modules"
     lines = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in APACHE_MODULES]
     lines += [f"ServerRoot {tmp_path}", f"ErrorLog {tmp_path}/log", f"Include {DEPLOY}/apache/gateway.conf", ""]
@@ -216,7 +207,7 @@ async def test_apache_takes_the_sample(tmp_path):
 
 
 async def test_caddy_takes_the_sample(tmp_path):
-    caddy = program("caddy", "caddy")
+    caddy = require_program("caddy", "caddy")
     command = (caddy, "validate", "--adapter", "caddyfile", "--config", DEPLOY / "caddy" / "Caddyfile")
     code, output = await run(*command, env={**os.environ, "HOME": str(tmp_path)})
     assert code == 0, output

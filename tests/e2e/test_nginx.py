@@ -22,6 +22,7 @@ import pytest_asyncio
 from aiohttp import ClientPayloadError, ClientSession, TCPConnector, WSMsgType
 
 from gateway_core.testing.process import ServeProcess, run_gateway, serve_process
+from gateway_core.testing.requirements import require_program
 from gateway_core.testing.services import free_port
 from gateway_core.testing.upstream import Upstream
 from gateway_core.testing.upstream_behaviour import Cut, Endless, Stall
@@ -149,10 +150,7 @@ async def stand(folder: Path, prepared: tuple[Path, str], **settings: str) -> As
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def prepared(tmp_path_factory) -> tuple[Path, str]:
     """A data folder in which a client has been made, and its secret."""
-    if NGINX is None:
-        if "nginx" in os.environ.get("GATEWAY_TEST_REQUIRE", "").replace(" ", "").split(","):
-            pytest.fail("GATEWAY_TEST_REQUIRE wants nginx, which is not installed")
-        pytest.skip("nginx is not installed")
+    require_program("nginx")
     data_dir = tmp_path_factory.mktemp("prepared") / "data"
     made = await run_gateway("client", "add", "visitor", "--json", data_dir=data_dir)
     return data_dir, json.loads(made.out)["secret"]

