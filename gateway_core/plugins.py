@@ -58,7 +58,7 @@ class Plugins:
         A failing plugin raises PluginError that names it. A hook nobody specified yields nothing.
         """
         caller = getattr(self._manager.hook, name, None)
-        if caller is None:
+        if caller is None or not caller.has_spec():
             return
         for implementation in sorted(caller.get_hookimpls(), key=lambda i: i.plugin_name):
             wanted = {key: arguments[key] for key in implementation.argnames}
@@ -122,7 +122,7 @@ def load_plugins(
         try:
             _check_name(name)
             modules[name] = plugin.load()
-        except Exception as exc:  # noqa: BLE001 - the border where foreign code comes in; told or raised below
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the border where foreign code comes in; told or raised below
             _failed(plugin, exc, failed, strict=strict)
     _register(manager, modules, found, failed=failed, strict=strict)
     return Plugins(manager, [_info(plugin, manager, failed) for plugin in found.values()])
@@ -182,7 +182,7 @@ def _register(
             _failed(found[name], exc, failed, strict=strict)
 
 
-def _failed(plugin: _Found, exc: Exception, failed: dict[str, str], *, strict: bool) -> None:
+def _failed(plugin: _Found, exc: BaseException, failed: dict[str, str], *, strict: bool) -> None:
     text = f"plugin {plugin.name} ({plugin.distribution or '?'}, {plugin.value}): {type(exc).__name__}: {exc}"
     if strict:
         raise PluginError(text) from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -146,6 +147,15 @@ async def download(stand: Stand, items: list[str], mode: str) -> Downloaded | No
     return None if answer.status == 502 else answer
 
 
+def acceptable(lie: Lie, truth: bytes) -> list[bytes | None]:
+    """What a reader may find, None for no entry."""
+    return {
+        Ends.WHOLE: [truth],
+        Ends.LOST: [None],
+        Ends.AS_ANNOUNCED: [None, truth[: len(truth) - lie.hidden]],
+    }[lie.ends]
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", LIES)
 async def test_lie_never_becomes_an_entry(stand: Stand, run: Run, tmp_path: Path, name: str, size: str):
@@ -156,20 +166,16 @@ async def test_lie_never_becomes_an_entry(stand: Stand, run: Run, tmp_path: Path
     modes = ("report", "skip", "abort")
     report, skip, abort = await asyncio.gather(*(download(stand, [before, lying, after], mode) for mode in modes))
     right = {"before": stand.upstream.content("/before"), "after": stand.upstream.content("/after"), "lie": truth[:]}
-    acceptable: list[bytes | None] = {
-        Ends.WHOLE: [right["lie"]],
-        Ends.LOST: [None],
-        Ends.AS_ANNOUNCED: [None, right["lie"][: length - lie.hidden]],
-    }[lie.ends]
+    good = acceptable(lie, right["lie"])
 
     for answer in (report, skip):
         assert answer is not None
         entries = answer.entries
-        assert entries.pop("lie", None) in acceptable
+        assert entries.pop("lie", None) in good
         told = reasons(entries.pop(REPORT)).keys() if REPORT in entries else set()
         assert entries == {"before": right["before"], "after": right["after"]}
         assert told == ({"lie"} if answer is report and "lie" not in answer.entries else set())
-    assert (None if abort is None else abort.entries.get("lie")) in acceptable
+    assert (None if abort is None else abort.entries.get("lie")) in good
 
     archive = tmp_path / "a.zip"
     archive.write_bytes(report.body)
@@ -180,4 +186,24 @@ async def test_lie_never_becomes_an_entry(stand: Stand, run: Run, tmp_path: Path
     assert {name: extracted[name] for name in ("before", "after")} == {
         name: right[name] for name in ("before", "after")
     }
-    assert (piped.returncode != 0) == ("lie" in extracted and extracted["lie"] not in acceptable)
+    assert (piped.returncode != 0) == ("lie" in extracted and extracted["lie"] not in good)
+
+
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 400))])
+async def test_liars_among_honest_servers_change_nothing_for_the_others(stand: Stand, seed: int):
+    chance = random.Random(seed)
+    urls, found_good = [], {}
+    for number in range(20):
+        size = chance.choice([1, 1000, 65_536, 300_000, MIB, MIB + 1, 3_000_000]) + chance.randrange(100)
+        content = Generated(size, seed=f"{seed}/{number}")
+        lie = LIES[chance.choice(list(LIES))] if chance.random() < 0.4 else Lie(lambda _: (), Ends.WHOLE)
+        resource = {"framing": chance.choice([Framing.LENGTH, Framing.CHUNKED]), **lie.resource}
+        faults = lie.faults(size) if size > 100_000 else ()
+        urls.append(stand.add(f"/{seed}/{number}", Resource(content, **resource), *faults))
+        found_good[str(number)] = acceptable(lie, content[:]) if faults else [content[:]]
+    entries = (await stand.fetch(*urls)).entries
+    told = reasons(entries.pop(REPORT)).keys() if REPORT in entries else set()
+    assert list(entries) == [name for name in found_good if name in entries]
+    assert told == found_good.keys() - entries.keys()
+    wrong = [name for name, good in found_good.items() if entries.get(name) not in good]
+    assert wrong == []

@@ -113,7 +113,9 @@ def test_a_broken_plugin_stops_the_start_and_is_named_with_its_package(site: Sit
     assert words in told
 
 
-@pytest.mark.parametrize("code", ["1 / 0\n", "@hookimpl\ndef gateway_rotues(gateway): ...\n"])
+@pytest.mark.parametrize(
+    "code", ["1 / 0\n", "@hookimpl\ndef gateway_rotues(gateway): ...\n", "raise SystemExit('not here')\n"]
+)
 def test_without_strictness_a_broken_plugin_is_reported_and_the_others_load(site: Site, code: str) -> None:
     site.install("broken", code)
     site.install("hello", "@hookimpl\ndef gateway_event(event): ...\n")
@@ -260,4 +262,6 @@ def test_plugins_extend_plugins_in_any_order_of_names(names: tuple[str, str]) ->
 
 
 def test_an_optional_hook_of_a_plugin_that_is_not_there_is_no_error() -> None:
-    assert load_plugins(["b"], extra={"b": Extending()}).enabled == ("b",)
+    plugins = load_plugins(["b"], extra={"b": Extending()})
+    assert plugins.enabled == ("b",)
+    assert list(plugins.each("words", length=3)) == []
