@@ -124,6 +124,7 @@ class GuardedClient:
     ) -> None:
         self._policy = policy
         self._limits = limits = limits or ClientLimits()
+        self._timeouts: dict[float, ClientTimeout] = {}  # the last one: callers of thousands of files agree on it
         self._resolver = _GuardedResolver(policy, resolver or _ThreadedResolver(), timeout_s=limits.dial_s)
         connector = TCPConnector(
             resolver=self._resolver,
@@ -227,7 +228,11 @@ class GuardedClient:
             _dialling.reset(token)
 
     def _timeout(self, stall_s: float) -> ClientTimeout:
-        return ClientTimeout(total=None, sock_connect=self._limits.dial_s, sock_read=stall_s)
+        known = self._timeouts.get(stall_s)
+        if known is None:
+            known = ClientTimeout(total=None, sock_connect=self._limits.dial_s, sock_read=stall_s)
+            self._timeouts = {stall_s: known}
+        return known
 
     def _make_socket(self, address: AddrInfoType) -> socket.socket:
         family, kind, proto, _, sockaddr = address

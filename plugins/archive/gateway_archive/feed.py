@@ -115,19 +115,21 @@ class Feed:
         self._running += 1
         self._held[index] = self._small
         self._next = max(self._next, index + 1)
-        task = asyncio.get_running_loop().create_task(self._fetch(index))
-        task.add_done_callback(lambda _: self._done(index))
-        self._tasks[index] = task
-
-    def _done(self, index: int) -> None:
-        self._running -= 1
-        task = self._tasks.get(index)
-        if task is not None:
-            whole = None if task.cancelled() or task.exception() else task.result()
-            self._held[index] = len(whole.data) if whole else 0
-        self._fill()
+        self._tasks[index] = asyncio.get_running_loop().create_task(self._fetch(index))
 
     async def _fetch(self, index: int) -> Whole | None:
+        """Read a file, keep to the limits what is held of it, and let others begin."""
+        held = 0
+        try:
+            whole = await self._read(index)
+            held = len(whole.data) if whole is not None else 0
+            return whole
+        finally:
+            self._running -= 1
+            self._held[index] = held
+            self._fill()
+
+    async def _read(self, index: int) -> Whole | None:
         """Read a small file whole; a large one is left alone, because an open connection would die while it waits."""
         async with self.stream(index) as reader:
             size = reader.info.size_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -93,8 +94,7 @@ class Packer:
 
     async def _file(self, item: Item, number: int) -> None:
         name = self._names.file(entry_name(item.path or "", item.name or name_from_url(item.url)))
-        if not self._feed.ready(number):
-            await self._flush()
+        await self._flush_unless_next(number)
         try:
             whole = await self._feed.take(number)
             if whole is None:
@@ -109,6 +109,13 @@ class Packer:
             self.tally.packed += 1
             self._begun = True
         await self._flush_full()
+
+    async def _flush_unless_next(self, number: int) -> None:
+        """Write what is pending, unless the next file is there, or comes while the loop takes one turn."""
+        if self._pending and not self._feed.ready(number):
+            await asyncio.sleep(0)
+            if not self._feed.ready(number):
+                await self._flush()
 
     def _whole(self, name: str, whole: Whole) -> None:
         self._count(len(whole.data))
