@@ -87,11 +87,12 @@ class Supervisor:
         """Each child writes a byte to its end of the link when it serves, and stops when ours is closed."""
         settings = self.gateway.settings
         limit_s = settings.drain_delay_s + settings.drain_timeout_s + STOP_GRACE_S
-        deadline, serving, passed_on = float("inf"), 0, 0
+        deadline, deaf_at, serving, passed_on = float("inf"), float("inf"), 0, 0
         while True:
             if passed_on < self._stops:
                 passed_on += 1
-                deadline = min(deadline, time.monotonic() + limit_s)
+                now = time.monotonic()
+                deadline, deaf_at = min(deadline, now + limit_s), min(deaf_at, now + settings.drain_delay_s)
                 self._stop(first=passed_on == 1)
             elif not passed_on:
                 if not serving and self._refused():
@@ -102,9 +103,11 @@ class Supervisor:
                 return int(any(w.process.returncode not in _ENDED_WELL for w in self._workers.values()))
             elif time.monotonic() > deadline:
                 self._kill()
+            if time.monotonic() >= deaf_at:
+                self._deafen()
             if select.select([ours], [], [], LOOK_EVERY_S)[0]:
                 before, serving = serving, serving + len(ours.recv(64))
-                if before < settings.workers <= serving:
+                if before < settings.workers <= serving and not passed_on:
                     log.info("ready", url=f"http://{address(self.sockets[MAIN])}", workers=len(self._workers))
                     notify_systemd("READY=1")
 
@@ -118,6 +121,11 @@ class Supervisor:
         for worker in self._workers.values():
             if worker.alive:
                 worker.process.send_signal(signal.SIGTERM)
+
+    def _deafen(self) -> None:
+        """Close the ports with the children, or the kernel goes on to accept clients whom nobody will serve."""
+        for sock in self.sockets.values():
+            sock.close()
 
     def _kill(self) -> None:
         for worker in self._workers.values():
