@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ class Traffic:
         self.idle = asyncio.Event()
         self.idle.set()
         self.runners: list[tuple[web.AppRunner, web.SockSite]] = []
+        self.sockets: list[socket.socket] = []
 
     @contextmanager
     def request(self) -> Iterator[None]:

@@ -93,6 +93,7 @@ async def listening(gateway: Gateway, sockets: Mapping[str, socket.socket]) -> A
             site = web.SockSite(runner, sock, ssl_context=context)
             await site.start()
             traffic.runners.append((runner, site))
+            traffic.sockets.append(sock)
         yield traffic
 
 
@@ -143,6 +144,7 @@ async def _drain(gateway: Gateway, traffic: Traffic, stop: Stop) -> None:
     notify_systemd("STOPPING=1")
     log.info("draining", requests=traffic.active, delay_s=settings.drain_delay_s, timeout_s=settings.drain_timeout_s)
     await _either(stop.cut, settings.drain_delay_s)
+    await _stop_accepting(traffic)
     for runner, site in traffic.runners:
         await site.stop()
         if runner.server is not None:
@@ -155,6 +157,15 @@ async def _drain(gateway: Gateway, traffic: Traffic, stop: Stop) -> None:
         waiter.cancel()
     if traffic.active:
         log.warning("cut", requests=traffic.active)
+
+
+async def _stop_accepting(traffic: Traffic) -> None:
+    """Take no more connections, and let those just taken get their handlers: asyncio forgets them otherwise."""
+    loop = asyncio.get_running_loop()
+    for sock in traffic.sockets:
+        loop.remove_reader(sock)
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:
