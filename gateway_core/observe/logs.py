@@ -128,5 +128,5 @@ def configure_logging(*, level: str, log_format: LogFormat, debug: bool = False)
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # logging may be set up again
     )

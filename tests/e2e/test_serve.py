@@ -283,6 +283,7 @@ async def test_a_second_signal_also_ends_the_delay(tmp_path):
 
 async def test_a_killed_worker_is_replaced_while_the_others_answer(tmp_path):
     async with serve_process("--workers", "3", data_dir=tmp_path, env=ALONE) as server:
+        await server.wait_log("ready", count=4)  # each of the three, and their parent
         before = children(server)
         assert len(before) == 3
         os.kill(before[0], signal.SIGKILL)
