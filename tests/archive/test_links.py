@@ -54,9 +54,10 @@ async def test_link_names_content_type_and_headers(stand: Stand):
 
 FRAMING = ["Set-Cookie", "Content-Length", "transfer-encoding", "Content-Encoding", "Connection"]
 ISOLATING = ["Content-Security-Policy", "x-content-type-options"]
+WHOLE_ORIGIN = ["Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security", "Refresh"]
 
 
-@pytest.mark.parametrize("name", FRAMING + ISOLATING)
+@pytest.mark.parametrize("name", FRAMING + ISOLATING + WHOLE_ORIGIN)
 async def test_link_cannot_set_what_frames_or_isolates_the_answer(stand: Stand, name: str):
     answer = await follow(stand, {"url": stand.add("/a", b"abc"), "response_headers": {name: "1"}})
     assert (answer.status, answer.body) == (200, b"abc")
