@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE
@@ -12,8 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
+from gateway_core.testing.requirements import require_program
 from gateway_core.testing.services import free_port
 
 
@@ -35,13 +33,13 @@ async def demo(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.subpr
 
 async def paste(folder: Path, text: str) -> tuple[int, str]:
     """Run the printed lines as a person would, in a shell of their own."""
+    require_program("unzip")
     lines = text[text.index("    GATEWAY=") :]
     shell = await asyncio.create_subprocess_exec("bash", "-c", lines, cwd=folder, stdout=PIPE, stderr=PIPE)
     out, err = await shell.communicate()
     return shell.returncode, (out + err).decode()
 
 
-@pytest.mark.skipif(not shutil.which("unzip"), reason="unzip is not installed")
 async def test_the_printed_lines_give_a_zip_that_unzip_finds_sound(tmp_path):
     async with demo(tmp_path) as (_, text):
         code, told = await paste(tmp_path, text)
@@ -50,7 +48,6 @@ async def test_the_printed_lines_give_a_zip_that_unzip_finds_sound(tmp_path):
     assert "hello.txt" in told
 
 
-@pytest.mark.skipif(not shutil.which("unzip"), reason="unzip is not installed")
 async def test_the_second_run_has_the_same_secret(tmp_path):
     secrets = []
     for _ in range(2):

@@ -101,8 +101,6 @@ class Packer:
                 await self._stream(name, number)
             else:
                 self._whole(name, whole)
-        except Aborted:
-            raise
         except SourceError as error:
             self._failed(name, item.url, error)
         else:
