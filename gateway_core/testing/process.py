@@ -21,6 +21,7 @@ from aiohttp import ClientError, ClientSession
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 45.0
 COMMAND_TIMEOUT_S = 60.0
+_LOG_TIMEOUT_S = 5.0
 _POLL_S = 0.05
 _LONGEST_LINE_BYTES = 1 << 20
 
@@ -85,6 +86,7 @@ class ServeProcess:
         self._data_dir = data_dir
         self._env = env
         self._changed = asyncio.Event()
+        self._log_ended = asyncio.Event()
 
     @property
     def pid(self) -> int:
@@ -117,9 +119,16 @@ class ServeProcess:
         return await self.wait()
 
     async def wait(self) -> int:
-        """Wait for its end; returns the exit code, raises TimeoutError after 45 s."""
+        """Wait for its end; returns the exit code, raises TimeoutError after 45 s.
+
+        ``logs`` are whole then, unless a child outlives it by more than 5 s.
+        """
         async with asyncio.timeout(STOP_TIMEOUT_S):
-            return await self._process.wait()
+            code = await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOG_TIMEOUT_S):
+                await self._log_ended.wait()
+        return code
 
     async def wait_log(self, event: str, *, count: int = 1) -> list[dict[str, Any]]:
         """Wait until ``event`` was logged ``count`` times; returns those lines, raises TimeoutError after 30 s."""
@@ -142,6 +151,7 @@ class ServeProcess:
         async for raw in self._process.stdout:
             self.logs.append(_parsed(raw.decode(errors="replace")))
             self._notify()
+        self._log_ended.set()
         await self._process.wait()
         self._notify()
 

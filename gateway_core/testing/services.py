@@ -25,6 +25,8 @@ _PROGRAMS: dict[str, tuple[str, ...]] = {
     "postgres": ("postgres", "initdb", "pg_isready", "createdb", "dropdb"),
     "redis": ("redis-server",),
 }
+_PORTS = range(20_000, 32_768)
+"""Below those that Linux gives away by itself (ip_local_port_range)."""
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
 _SUPERUSER = "gateway"
@@ -54,10 +56,15 @@ def require(name: str) -> None:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nobody has at the moment, and that the kernel gives to nobody who asks for any port.
+
+    Raises RuntimeError where all that were tried are taken.
+    """
+    for port in secrets.SystemRandom().sample(_PORTS, 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no free port found from {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 class PrivateService:
@@ -84,9 +91,13 @@ class PrivateService:
         raise NotImplementedError
 
     def kill(self) -> None:
-        """End it as a power cut does (SIGKILL), with its children."""
+        """End it as a power cut does (SIGKILL), with its children; PostgreSQL starts again only when these are gone."""
+        children = [] if self._process is None else _children(self._process.pid)
         self._signal(signal.SIGKILL)
         self._reap()
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while any(map(_runs, children)) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def pause(self) -> None:
         """Stop it from answering while its connections stay open (SIGSTOP)."""
@@ -281,6 +292,13 @@ def _unprivileged() -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise ServiceMissing("postgres: refuses to run as root, and there is no user postgres or nobody")
+
+
+def _runs(pid: int) -> bool:
+    """Whether it holds memory and files, as a process that is dead and not yet waited for does not (proc(5))."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    return False
 
 
 def _children(pid: int) -> list[int]:

@@ -135,8 +135,8 @@ class _Writing:
     async def test_a_cancelled_commit_publishes_all_or_nothing(self, storage: Storage) -> None:
         """The old object, the new one, nothing else."""
         data = noise(17 * MIB)
-        await put(storage, "a", b"old")
         for turns in range(6):
+            await put(storage, "a", b"old")
             async with storage.writer("a") as writer:
                 await writer.write(data)
                 task = asyncio.ensure_future(writer.commit())

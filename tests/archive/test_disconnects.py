@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 
 import pytest
-from aiohttp import ClientError, ClientPayloadError
+from aiohttp import ClientPayloadError
 from structlog.testing import capture_logs
 
 from gateway_core.testing.upstream_behaviour import Endless, Stall
@@ -16,7 +16,8 @@ from tests.archive.stand import MIB, Stand, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SOON_S = 5
+SOON_S = 15
+"""Long for a busy machine, and short of the 30 s and more after which silence alone would end things."""
 
 
 async def metric(stand: Stand, name: str) -> float:
@@ -37,7 +38,7 @@ async def leave_during(stand: Stand, ticket: str, *, after: int = 1000) -> None:
 
 
 async def nothing_left(stand: Stand, path: str) -> None:
-    """Wait until no upstream sends anything and no download is under way; at most 5 s."""
+    """Wait until no upstream sends anything and no download is under way."""
     await stand.upstream.wait_for(
         lambda: all(request.complete or request.sent_bytes for request in stand.upstream.seen(path)), timeout_s=SOON_S
     )
@@ -108,7 +109,11 @@ async def test_complete_download_is_counted_as_such(stand: Stand):
     before = await metric(stand, name)
     await stand.fetch(stand.add("/a", 10))
     await stand.fetch(stand.add("/a", 10), type="stream")
-    assert await metric(stand, name) == before + 2
+
+    async def counted() -> bool:
+        return await metric(stand, name) == before + 2
+
+    await until(counted)
 
 
 async def test_stalled_client_is_dropped(make_stand: MakeStand):
@@ -154,8 +159,7 @@ async def test_hundred_broken_downloads_leave_nothing(make_stand: MakeStand):
         tasks = len(asyncio.all_tasks())
 
         async def breaks_off(number: int) -> None:
-            with suppress(ClientError):
-                await leave_during(stand, tickets[number % 3], after=1 + 10_000 * (number % 7))
+            await leave_during(stand, tickets[number % 3], after=1 + 10_000 * (number % 7))
 
         for start in range(0, 100, 20):
             await asyncio.gather(*(breaks_off(start + n) for n in range(20)))

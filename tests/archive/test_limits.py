@@ -192,9 +192,10 @@ async def test_hosts_do_not_wait_for_each_other(make_stand: MakeStand):
     async with make_stand({"per_host": 1, "stall_timeout_s": 30}) as stand, Upstream("127.0.0.2") as other:
         slow = await stand.ticket(stand.add("/slow", 10, Stall()))
         async with asyncio.TaskGroup() as group:
-            group.create_task(stand.download(slow))
+            waiting = group.create_task(stand.download(slow))
             await stand.upstream.wait_requests(1)
             assert (await stand.fetch(other.add("/a", b"a"))).entries == {"a": b"a"}
+            assert not waiting.done()
             stand.upstream.release("/slow")
 
 
@@ -220,13 +221,13 @@ async def test_slow_client_slows_the_upstream_down(make_stand: MakeStand):
 
 
 async def test_pause_of_a_client_is_no_stall_of_a_source(make_stand: MakeStand):
-    async with make_stand({"stall_timeout_s": 0.3, "resume_tries": 0}, write_stall_s=60) as stand:
+    async with make_stand({"stall_timeout_s": 1, "resume_tries": 0}, write_stall_s=60) as stand:
         size = 32 * MIB
         ticket = await stand.ticket(stand.add("/big", size))
         async with stand.downloading(ticket) as answer:
             got = bytearray(await answer.content.readexactly(MIB))
             assert await settled_bytes(stand, "/big") < size
-            await asyncio.sleep(1)  # longer than a source may be silent
+            await asyncio.sleep(1)  # with the 0.4 s before, longer than a source may be silent
             got += await answer.content.read()
         assert len(stand.upstream.seen("/big")) <= 2
         assert entries_of(bytes(got)) == {"big": stand.upstream.content("/big")}

@@ -66,4 +66,6 @@ def test_all_python_is_python():
 def test_inner_links_lead_somewhere():
     heads = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
-    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= anchors
+    links = set(re.findall(r"\]\(#([^)]+)\)", PAGE))
+    assert links
+    assert links <= anchors

@@ -23,6 +23,11 @@ def event_names() -> list[str]:
     return sorted(value for name, value in vars(events).items() if name.isupper())
 
 
+def test_there_are_metrics_and_events():
+    assert {"gateway_requests_total", "gateway_archive_downloads_total"} <= set(metric_names())
+    assert {"core.server.ready", "archive.item.failed"} <= set(event_names())
+
+
 @pytest.mark.parametrize("name", metric_names())
 def test_a_metric_is_documented(name):
     assert f"`{name}`" in DOCS

@@ -97,6 +97,11 @@ def test_every_command_and_option_says_what_it_is_for(typed: str):
     assert silent == []
 
 
+def test_names_of_variables_are_found():
+    text = "`GATEWAY_HOST`, GATEWAY_ARCHIVE__QUEUE=1, GATEWAY_TEST_*; GATEWAY_HSOT: no such setting"
+    assert names_in(text) == {"GATEWAY_HOST", "GATEWAY_ARCHIVE__QUEUE"}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_variable_is_mentioned_that_no_setting_has(page: str):
     own = {f"{ENV_PREFIX}{key.upper()}" for key in Settings.model_fields}

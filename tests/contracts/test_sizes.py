@@ -70,7 +70,7 @@ def test_public_names_are_documented():
             missing.append(str(path.relative_to(ROOT)))
         for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
-                members = [node, *(m for m in getattr(node, "body", []) if isinstance(m, ast.FunctionDef))]
+                members = [node, *(m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef))]
                 missing += [
                     f"{path.relative_to(ROOT)}:{m.name}"
                     for m in (members if isinstance(node, ast.ClassDef) else [node])

@@ -306,8 +306,7 @@ async def test_an_answer_that_has_begun_is_cut_and_never_ended(serve: Serve) -> 
         raise UpstreamFailed("too late")
 
     async with serve(public(breaks)) as running:
-        with pytest.raises(ConnectionError):
-            raise ConnectionError(await exchange(running, b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"))
+        assert (await exchange(running, b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")).endswith(b"\r\n\r\na\r\nfirst part\r\n")
         async with running.session() as session:
             async with session.get("/x") as response:
                 assert response.status == 200
@@ -486,7 +485,7 @@ async def test_a_client_that_leaves_cancels_its_handler(serve: Serve) -> None:
             async with asyncio.timeout(20):
                 await began.wait()
             asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await ended.wait()
         assert value('gateway_clients_gone_total{route="probe:leaves"}', await metrics(running)) == 1
 

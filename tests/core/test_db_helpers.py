@@ -67,6 +67,7 @@ async def test_no_item_is_claimed_by_two_at_once(db: Database, box: Outbox):
     await put(db, box, *range(40))
     claims = await asyncio.gather(*(claim(box, limit=7) for _ in range(8)))
     claimed = [number for items in claims for number in numbers(items)]
+    assert claimed
     assert len(claimed) == len(set(claimed))
     assert all(len(items) <= 7 for items in claims)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from pathlib import Path
 
@@ -95,17 +94,18 @@ async def test_unknown_lease_is_free(leases: Leases):
 
 
 async def test_times_are_the_databases(leases: Leases, db: Database):
+    before, began = time.time(), time.monotonic()
     lease = await acquired(leases)
-    assert abs(lease.since - time.time()) < 2.0
-    assert abs(lease.expires - time.monotonic() - 30.0) < 2.0
+    assert before - 1.0 < lease.since < time.time() + 1.0
+    assert began + 30.0 <= lease.expires <= time.monotonic() + 30.0
 
 
 async def test_held_lease_is_renewed_for_as_long_as_the_block_runs(leases: Leases):
-    lease = await acquired(leases, ttl_s=0.6)
-    async with leases.held(lease, 0.6):
+    lease = await acquired(leases, ttl_s=1.2)
+    async with leases.held(lease, 1.2):
         began = time.monotonic()
         while time.monotonic() - began < 1.5:
-            assert await leases.acquire("job", "other", 0.6) is None
+            assert await leases.acquire("job", "other", 1.2) is None
             await asyncio.sleep(0.05)
     await acquired(leases, owner="other")
 
@@ -126,7 +126,7 @@ async def test_body_is_cancelled_when_its_lease_is_taken_away(leases: Leases, db
                 raise
 
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await body()
     assert cancelled
 
@@ -161,7 +161,7 @@ async def test_cancellation_from_outside_stays_one_and_frees_the_lease(leases: L
 async def test_body_is_cancelled_when_the_database_stays_away_for_the_leases_time(
     postgres_server: PrivatePostgres, migrated_postgres_url: str
 ):
-    db = Database(migrated_postgres_url, timeout_s=0.3, statement_timeout_s=0.3)
+    db = Database(migrated_postgres_url, timeout_s=1.0, statement_timeout_s=1.0)
     await db.connect()
     leases = Leases(db)
 
@@ -172,7 +172,7 @@ async def test_body_is_cancelled_when_the_database_stays_away_for_the_leases_tim
 
     try:
         with pytest.raises(LeaseLost):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await body()
     finally:
         await asyncio.to_thread(postgres_server.start)
@@ -196,9 +196,8 @@ async def test_two_runners_take_each_turn_once(leases: Leases):
         await enough.wait()
     for runner in runners:
         await runner.stop()
-    gaps = [later - earlier for earlier, later in itertools.pairwise(turns)]
-    assert min(gaps) > 0.3, gaps
-    assert max(gaps) < 2.0, gaps
+    # three periods, less what the first turn was late by; two runners for themselves would need one and a half
+    assert turns[3] - turns[0] > 0.9, turns
 
 
 async def test_failing_turn_is_logged_and_the_next_one_comes(leases: Leases, caplog: pytest.LogCaptureFixture):
@@ -234,9 +233,8 @@ async def test_stop_ends_a_turn_under_way_and_leaves_the_lease_to_others(leases:
     runner.add(0.05, turn, "long")
     runner.start()
     await started.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):  # the lease itself lasts 30 s
         await runner.stop()
-    async with asyncio.timeout(5):
         while await leases.acquire("every:long", "other", 30.0) is None:
             await asyncio.sleep(await leases.remaining_s("every:long"))
 
@@ -296,7 +294,7 @@ async def test_periodic_task_survives_a_database_that_is_away(
     await asyncio.to_thread(postgres_server.start)
     while not turns.empty():
         turns.get_nowait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await turns.get()
     await runner.stop()
     await db.close()

@@ -220,24 +220,34 @@ async def test_url_is_not_among_the_arguments_of_the_child(sqlite_url: str, tmp_
     lines: list[bytes] = []
     while not lines:
         await asyncio.sleep(0.02)
-        lines = [line for line in children() if b"gateway_core.db.migrate" in line]
+        lines = migrations_running()
     (tmp_path / "go").touch()
     await migrating
     assert not [line for line in lines if b"sqlite" in line]
 
 
-def children() -> list[bytes]:
+def migrations_running() -> list[bytes]:
+    """Command lines of those children of this process that migrate."""
     pids = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+    found = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+    return [line for line in found if b"gateway_core.db.migrate" in line]
 
 
 async def test_cancelled_migration_kills_its_child_and_leaves_no_lock(sqlite_url: str, tmp_path: Path):
-    endless = FIRST.replace("def upgrade():", "def upgrade():\n    import time\n    time.sleep(60)")
+    begun = tmp_path / "begun"
+    endless = FIRST.replace(
+        "def upgrade():",
+        f"def upgrade():\n    import pathlib, time\n    pathlib.Path({str(begun)!r}).touch()\n    time.sleep(60)",
+    )
     migrating = asyncio.create_task(run_migrations(sqlite_url, [plugin(tmp_path, endless)]))
-    await asyncio.wait((migrating,), timeout=1.5)
+    while not begun.exists():
+        assert not migrating.done()
+        await asyncio.sleep(0.02)
+    assert migrations_running()
     migrating.cancel()
     with pytest.raises(asyncio.CancelledError):
         await migrating
+    assert not migrations_running()
     await run_migrations(sqlite_url, [CORE])
 
 
@@ -265,5 +275,5 @@ engine.Database("sqlite:///never-opened.db")
 print(*sorted({"alembic", "asyncpg", "redis"} & set(sys.modules)))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, timeout=30, capture_output=True, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, capture_output=True, check=True)
     assert ended.stdout == b"\n"

@@ -19,9 +19,6 @@ from gateway_core.testing.services import PrivatePostgres, PrivateRedis, free_po
 
 pytestmark = pytest.mark.usefixtures("no_forgotten_failure")
 
-AT_ONCE_S = 0.4
-"""Far less than the second a look into the database takes, far more than a message does."""
-
 
 @pytest.fixture
 async def pair(db: Database) -> AsyncIterator[tuple[Wakeups, Wakeups]]:
@@ -80,17 +77,21 @@ async def woken(subscription: Subscription, within_s: float) -> float | None:
     return time.monotonic() - began if await subscription.wait(within_s) else None
 
 
-async def counters(db: Database) -> int:
+async def sent_by_database(db: Database) -> int:
+    """How often a signal of any topic was written; those that go through Redis are not."""
     async with db.read() as tx:
-        return int(await tx.scalar(select(func.count()).select_from(table)))
+        return int(await tx.scalar(select(func.coalesce(func.sum(table.c.counter), 0))))
 
 
 async def test_subscriber_in_the_same_process_wakes_at_once(pair: tuple[Wakeups, Wakeups]):
     with pair[0].subscribe("a") as a:
-        waiting = asyncio.create_task(woken(a, 5.0))
+        waiting = asyncio.create_task(a.wait(5.0))
         await asyncio.sleep(0)
         pair[0].publish("a")
-        assert (await waiting or 9.0) < AT_ONCE_S
+        for _ in range(3):  # turns of the loop, in which no database is asked
+            await asyncio.sleep(0)
+        assert waiting.done()
+        assert await waiting
 
 
 async def test_subscriber_in_another_process_wakes_within_about_a_second(pair: tuple[Wakeups, Wakeups]):
@@ -99,7 +100,7 @@ async def test_subscriber_in_another_process_wakes_within_about_a_second(pair: t
             pair[0].publish(topic)
             took = await woken(ab, 10.0)
             assert took is not None
-            assert took < 2.5
+            assert took < 5
 
 
 async def test_topics_do_not_wake_each_others_subscribers(pair: tuple[Wakeups, Wakeups]):
@@ -147,15 +148,20 @@ async def test_stop_sends_what_was_published_last(db: Database):
     ending.start()
     ending.publish("last")
     await ending.stop()
-    assert await counters(db) == 1
+    assert await sent_by_database(db) == 1
 
 
 async def test_database_is_not_asked_while_nobody_subscribes(pair: tuple[Wakeups, Wakeups]):
+    async def asked(wakeups: Wakeups) -> None:
+        async with asyncio.timeout(20):
+            while wakeups._polled_at is None:
+                await asyncio.sleep(0.01)
+
+    with pair[1].subscribe("a"):
+        await asked(pair[1])
     assert pair[0]._polled_at is None
     with pair[0].subscribe("a"):
-        async with asyncio.timeout(5):
-            while pair[0]._polled_at is None:
-                await asyncio.sleep(0.01)
+        await asked(pair[0])
 
 
 async def test_counters_nobody_touches_are_swept(db: Database):
@@ -178,7 +184,9 @@ async def test_signals_wait_for_a_database_that_is_away(postgres_server: Private
     wakeups.publish("kept")
     assert not await wakeups.flush()
     await asyncio.to_thread(postgres_server.start)
-    assert await wakeups.flush()
+    async with asyncio.timeout(20):
+        while not await wakeups.flush():  # a server that has just come back may need more than half a second
+            await asyncio.sleep(0.02)
     async with db.read() as tx:
         assert await tx.scalar(select(table.c.topic).where(table.c.topic == "kept")) == "kept"
     await db.close()
@@ -188,10 +196,8 @@ async def test_signal_goes_through_redis_at_once_and_not_through_the_database(no
     with nodes[1].wakeups.subscribe("a") as a:
         await a.wait(0.0)
         nodes[0].wakeups.publish("a")
-        took = await woken(a, 10.0)
-    assert took is not None
-    assert took < AT_ONCE_S
-    assert await counters(nodes[0].db) == 0
+        assert await a.wait(10.0)
+    assert await sent_by_database(nodes[0].db) == 0
 
 
 async def test_own_signal_wakes_once(nodes: tuple[Node, Node]):
@@ -212,15 +218,17 @@ async def test_killed_redis_is_replaced_by_the_database_and_used_again_when_it_i
         nodes[0].wakeups.publish("a")
         took = await woken(a, 10.0)
         assert took is not None
-        assert took < 2.5
+        assert took < 5
         await asyncio.to_thread(redis_server.start)
         for node in nodes:
             await node.until(connected=True)
         await asyncio.sleep(0)
         while await a.wait(1.5):
             pass
+        before = await sent_by_database(nodes[0].db)
         nodes[0].wakeups.publish("a")
-        assert (await woken(a, 10.0) or 9.0) < AT_ONCE_S
+        assert await a.wait(10.0)
+        assert await sent_by_database(nodes[0].db) == before
 
 
 async def test_signal_during_the_kill_of_redis_is_not_lost(nodes: tuple[Node, Node], redis_server: PrivateRedis):
@@ -259,7 +267,7 @@ async def test_redis_may_be_absent_at_start_and_come_later(sqlite_url: str, redi
     node = Node(sqlite_url, redis_server.url)
     began = time.monotonic()
     await node.start()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5
     assert not node.redis.connected
     await asyncio.to_thread(redis_server.start)
     await node.until(connected=True)
@@ -273,14 +281,15 @@ async def test_foreign_messages_on_the_channel_do_no_harm(nodes: tuple[Node, Nod
     with nodes[1].wakeups.subscribe("a") as a:
         await a.wait(0.0)
         nodes[0].wakeups.publish("a")
-        assert (await woken(a, 10.0) or 9.0) < AT_ONCE_S
+        assert await a.wait(10.0)
+    assert await sent_by_database(nodes[0].db) == 0
 
 
 async def test_redis_password_is_in_no_log_line_or_repr(sqlite_url: str, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)
     node = Node(sqlite_url, f"redis://user:s3cret@127.0.0.1:{free_port()}/0")
     await node.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while "is away" not in caplog.text:
             await asyncio.sleep(0.01)
     await node.stop()

@@ -268,9 +268,8 @@ async def test_ways_of_not_connecting_look_the_same_to_a_caller() -> None:
     for one in waiting:
         one.setblocking(False)
         one.connect_ex(full.getsockname())
-    closed = socket.create_server(("127.0.0.1", 0))
-    closed_port = closed.getsockname()[1]
-    closed.close()
+    deaf = socket.socket()  # has a port and does not listen: refuses, and nobody else gets the port
+    deaf.bind(("127.0.0.1", 0))
     async with (
         upstream(lambda seen: b"") as server,
         GuardedClient(LOOPBACK, limits=LIMITS, resolver=Names({})) as client,
@@ -278,13 +277,13 @@ async def test_ways_of_not_connecting_look_the_same_to_a_caller() -> None:
         errors = [
             await failure(client, url)
             for url in (
-                f"http://127.0.0.1:{closed_port}/",
+                f"http://127.0.0.1:{deaf.getsockname()[1]}/",
                 f"http://127.0.0.1:{full.getsockname()[1]}/",
                 f"https://127.0.0.1:{server.port}/",
                 "http://unknown.test/",
             )
         ]
-    for one in (*waiting, full):
+    for one in (*waiting, full, deaf):
         one.close()
     assert [(type(error), str(error)) for error in errors] == [(SourceFailed, "connection failed")] * 4
 
@@ -316,7 +315,8 @@ async def test_answer_that_is_not_http_is_not_echoed() -> None:
 
 
 async def test_silent_server_is_stalled() -> None:
-    async with upstream(lambda seen: b"") as server, GuardedClient(LOOPBACK, limits=LIMITS) as client:
+    limits = ClientLimits(stall_s=0.3)
+    async with upstream(lambda seen: b"") as server, GuardedClient(LOOPBACK, limits=limits) as client:
         assert isinstance(await failure(client, f"http://127.0.0.1:{server.port}/"), SourceStalled)
 
 

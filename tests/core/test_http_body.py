@@ -270,6 +270,7 @@ async def test_the_check_sees_every_byte_before_the_consumer_does() -> None:
     async with serving(handler) as server:
         await server.exchange(head(Content_Length=3, Connection="close") + b"abc")
         assert await server.end() is None
+    assert b"".join(seen) == b"abcfinished"
 
 
 def reference_deadline(arrivals: list[tuple[float, int]], limits: BodyLimits) -> float:

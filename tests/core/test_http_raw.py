@@ -184,8 +184,8 @@ async def unreadable(running: RunningGateway) -> float:
 
 async def closed_after(running: RunningGateway, *parts: bytes, pause_s: float = 0.0) -> tuple[float, bytes]:
     """Seconds until the gateway closes a connection on which ``parts`` were sent, and what it said."""
-    reader, writer = await connect(running)
     began = time.monotonic()
+    reader, writer = await connect(running)
 
     async def send() -> None:
         for part in parts:
@@ -230,9 +230,11 @@ async def test_an_idle_connection_is_closed_after_its_last_answer(running: Runni
 
 
 async def test_slow_heads_do_not_slow_others_down(running: RunningGateway) -> None:
-    slow = [await connect(running) for _ in range(200)]
-    for _, writer in slow:
-        writer.write(b"GET /x HTTP/1.1\r\nHo")
+    slow = []
+    for _ in range(200):
+        slow.append(await connect(running))
+        # at once: bytes that come after the gateway has closed would be answered by a reset
+        slow[-1][1].write(b"GET /x HTTP/1.1\r\nHo")
     began = time.monotonic()
     assert statuses(await exchange(running, get(b"Host: a", b"Connection: close"))) == [200]
     assert time.monotonic() - began < 5.0

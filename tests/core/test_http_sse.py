@@ -97,7 +97,8 @@ async def test_an_event_is_sent_at_once() -> None:
         writer.write(GET)
         await reader.readuntil(b"\r\n\r\n")
         feed.waiting.put_nowait(ServerEvent("now"))
-        assert await reader.readuntil(b"data: now\n\n\r\n")
+        async with asyncio.timeout(10):  # far less than until the next sign of life
+            assert await reader.readuntil(b"data: now\n\n\r\n")
 
 
 async def test_a_quiet_stream_is_kept_alive_and_goes_on() -> None:

@@ -230,9 +230,12 @@ async def ping_for_ever(client: socket.socket) -> None:
 
 async def test_the_drain_does_not_wait_for_a_peer_that_never_answers(draining: asyncio.Event) -> None:
     async with serving(echoing(draining, send_timeout_s=0.4)) as server, server.idle(HANDSHAKE) as client:
-        await asyncio.get_running_loop().sock_recv(client, 12)
+        loop = asyncio.get_running_loop()
+        await loop.sock_recv(client, 12)
+        began = loop.time()
         draining.set()
         assert await server.end() is None
+        assert loop.time() - began < 5
 
 
 async def test_a_closed_peer_that_takes_nothing_does_not_keep_its_connection(draining: asyncio.Event) -> None:

@@ -43,7 +43,8 @@ async def test_periodic_task_runs_once_a_period_in_all_workers_together(
     moments = [float(moment) for _, moment in turns]
     assert len(workers) == 3
     assert {int(pid) for pid, _ in turns} <= workers
-    assert len(moments) - 1 <= (moments[-1] - moments[0]) / 0.5 + 0.5
+    # less what the first turn was late by; two processes that take each turn would have twice as many
+    assert len(moments) - 1 <= (moments[-1] - moments[0]) / 0.5 + 1.5
 
 
 def lines(file: Path) -> list[list[str]]:
@@ -150,12 +151,11 @@ async def test_client_revoked_by_a_command_is_shut_out_of_a_running_server(serve
             name = (await answer.json())["client"]
         assert (await server.command("client", "revoke", name)).code == 0
         status = 200
-        for _ in range(100):
-            async with session.get("/seam/node/one", headers=headers) as answer:
-                status = answer.status
-            if status == 401:
-                break
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            while status == 200:
+                await asyncio.sleep(0.05)
+                async with session.get("/seam/node/one", headers=headers) as answer:
+                    status = answer.status
         assert status == 401
 
 

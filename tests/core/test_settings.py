@@ -233,4 +233,5 @@ def test_the_page_of_settings_has_every_field_with_its_description() -> None:
 
 def test_no_type_in_the_page_is_a_name_of_python() -> None:
     types = {line.split(" | ")[1] for line in render_docs({"hello": HelloSettings}).splitlines() if line[:3] == "| `"}
+    assert "text" in types
     assert types.isdisjoint({"Path", "str", "dict", "list", "bool", "int", "float", SecretStr.__name__})

@@ -17,7 +17,7 @@ from typing import Any
 
 import jwt
 import pytest
-from aiohttp import ClientConnectionError, ClientResponse, ClientSession
+from aiohttp import ClientConnectionError, ClientError, ClientResponse, ClientSession
 
 from gateway_core.testing import ServeProcess, Upstream
 from gateway_core.testing.curl import curl
@@ -26,7 +26,8 @@ from gateway_core.testing.upstream_behaviour import Cut, Stall, Status
 
 MIB = 1 << 20
 ENV = {"GATEWAY_EGRESS_ALLOW": "127.0.0.0/8", "GATEWAY_PLUGINS": "archive"}
-SOON_S = 5
+SOON_S = 15
+"""Long for a busy machine, and short of the 30 s after which a silent source or client is given up anyhow."""
 OLD_SECRET = "h9mYt5XmZ0-as_long_as_those_of_fpx-43_charact"
 
 
@@ -66,6 +67,7 @@ async def ten_downloads(server: ServeProcess, upstream: Upstream) -> AsyncIterat
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_sigterm_lets_ten_downloads_complete(serve_process: Serve, upstream: Upstream, workers: str):
     async with serve_process("--workers", workers, env=ENV) as server, ten_downloads(server, upstream) as begun:
+        await server.wait_log("ready", count=1 if workers == "1" else 3)  # each worker, and their parent
         await upstream.wait_requests(10, path="/slow")
         server.send_signal(signal.SIGTERM)
         await server.wait_log("draining", count=int(workers))
@@ -81,10 +83,15 @@ async def refused(server: ServeProcess) -> None:
     """Wait until nobody listens any more."""
     host, port = server.url.removeprefix("http://").split(":")
     async with asyncio.timeout(SOON_S):
-        with suppress(ConnectionRefusedError):
-            while True:
+        while True:
+            try:
                 _, writer = await asyncio.open_connection(host, int(port))
-                writer.close()
+            except ConnectionResetError:  # taken by the kernel just before the port was closed
+                continue
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.01)
 
 
 async def test_second_sigterm_cuts_downloads_so_that_clients_see_it(serve_process: Serve, upstream: Upstream):
@@ -133,9 +140,16 @@ async def test_two_workers_serve_the_same_tickets(serve_process: Serve, upstream
         archives = await asyncio.gather(*(one() for _ in range(20)))
         truth = {str(n): upstream.content(f"/{n}") for n in range(20)}
         assert all(entries(archive) == truth for archive in archives)
-        async with server.session() as session, session.get("/metrics") as answer:
-            assert 'gateway_archive_downloads_total{outcome="completed"} 20.0' in await answer.text()
+        async with server.session() as session:
+            await shows(session, 'gateway_archive_downloads_total{outcome="completed"} 20.0')
         assert await server.stop() == 0
+
+
+async def shows(session: ClientSession, metric: str) -> None:
+    """Wait until that line is among the metrics: what counts a download runs on after the client has its last byte."""
+    async with asyncio.timeout(SOON_S):
+        while metric not in (await (await session.get("/metrics")).text()).splitlines():
+            await asyncio.sleep(0.05)
 
 
 # Nothing left behind
@@ -148,6 +162,16 @@ def resident_mib(pid: int) -> float:
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+async def settled_descriptors(pid: int) -> int:
+    """Their number when it has not changed for 0.2 s."""
+    seen = [-1]
+    async with asyncio.timeout(SOON_S):
+        while len(seen) < 4 or len(set(seen[-4:])) > 1:
+            await asyncio.sleep(0.05)
+            seen.append(descriptors(pid))
+    return seen[-1]
 
 
 async def breaks_off(server: ServeProcess, made: str, number: int) -> None:
@@ -190,27 +214,29 @@ async def test_broken_downloads_leave_nothing(serve_process: Serve, upstream: Up
             await ticket(session, secret, large, type="stream"),
         ]
         await break_off(server, tickets, 200)
-        await quiet(server, session, upstream)
-        base = descriptors(server.pid), resident_mib(server.pid)
+        await quiet(session, upstream)
+        base = await settled_descriptors(server.pid), resident_mib(server.pid)
         await break_off(server, tickets, count)
-        await quiet(server, session, upstream)
+        await quiet(session, upstream)
+        with suppress(TimeoutError):  # what is still too much then, the assertions tell
+            async with asyncio.timeout(SOON_S):
+                while descriptors(server.pid) > base[0] or resident_mib(server.pid) >= base[1] + 20:
+                    await asyncio.sleep(0.05)
         assert descriptors(server.pid) <= base[0]
         assert resident_mib(server.pid) < base[1] + 20  # the heap settles after about a thousand
         left = [path.name for path in (tmp_path / "gateway" / "scratch").rglob("*") if path.is_file()]
         assert left == [".lock"]
-        assert [line for line in server.logs if line.get("level") in {"warning", "error"}] == []
         assert entries(await download(session, tickets[0])).keys() == {*(str(n) for n in range(30)), "large"}
+        assert await server.stop() == 0
+        assert [line for line in server.logs if line.get("level") != "info"] == []
 
 
-async def quiet(server: ServeProcess, session: ClientSession, upstream: Upstream) -> None:
-    """Every upstream request has ended within 5 s, and with it every download; idle connections are closed."""
+async def quiet(session: ClientSession, upstream: Upstream) -> None:
+    """Wait for the end of every upstream request and with it of every download, and drop idle connections."""
     await upstream.wait_idle(timeout_s=SOON_S)
-    async with asyncio.timeout(SOON_S):
-        while "gateway_archive_active_downloads 0.0" not in await (await session.get("/metrics")).text():
-            await asyncio.sleep(0.05)
+    await shows(session, "gateway_archive_active_downloads 0.0")
     await upstream.stop()
     await upstream.start()
-    await asyncio.sleep(0.2)
 
 
 async def test_slow_clients_cost_no_memory(serve_process: Serve, upstream: Upstream):
@@ -243,11 +269,9 @@ async def test_private_upstream_is_refused_with_the_line_that_allows_it(serve_pr
             told = await answer.json()
         assert told == {"errors": {"json": {"items": ["item 0: this address may not be fetched"]}}}
         assert upstream.total_connections == 0
-        refusals = [line["event"] for line in server.logs if line.get("logger") == "gateway.egress"]
-        assert refusals == [
-            f"refused {upstream.base_url}: not a public address; to permit it: GATEWAY_EGRESS_ALLOW=127.0.0.1/32"
-        ]
-        name, _, value = refusals[0].rpartition(" ")[2].partition("=")
+        refusal = f"refused {upstream.base_url}: not a public address; to permit it: GATEWAY_EGRESS_ALLOW=127.0.0.1/32"
+        await server.wait_log(refusal)
+        name, _, value = refusal.rpartition(" ")[2].partition("=")
     async with serve_process(env={"GATEWAY_PLUGINS": "archive", name: value}) as server, server.session() as session:
         assert entries(await download(session, await ticket(session, secret, url))) == {"a": b"a"}
 
@@ -308,15 +332,18 @@ async def test_secrets_never_appear_in_a_log(serve_process: Serve, upstream: Ups
         aborted = await ticket(session, secret, *items, options={"on_error": "abort"})
         token = jwt.encode({"url": f"{cut}?{planted}", "response_headers": {"X": planted}}, secret, algorithm="HS256")
         for path in (f"/ticket/{aborted}/download", f"/stream/url/{token}?client=ckan", f"/stream/url/{planted}"):
-            with suppress(ClientConnectionError, OSError, asyncio.IncompleteReadError):
+            with suppress(ClientError):
                 async with session.get(path) as answer:
-                    await answer.content.read(100)
+                    await answer.read()
         for headers in ({"Authorization": secret}, {"Authorize": planted}, {"X-Fpx-Authorize": secret + planted}):
             for body in (b"{}", json.dumps({"items": items, planted: planted}).encode(), f"{planted}".encode()):
-                for path in ("/ticket/generate", "/ticket/check", f"/ticket/?{planted}"):
+                for path in ("/ticket/generate", "/ticket/check"):
                     await session.post(path, data=io.BytesIO(body), headers=headers)
+            await session.get(f"/ticket/?page={planted}", headers=headers)
         assert await server.stop() == 0
+        routes = {line["route"] for line in server.logs if line["event"] == "request"}
+        assert routes == {f"archive:{name}" for name in ("generate", "check", "index", "download", "stream")}
+        assert "answer cut" in {line["event"] for line in server.logs}
         log = json.dumps(server.logs, ensure_ascii=False)
-        assert "request" in log
         for hidden in (planted, secret, made, aborted, token.split(".")[2]):
             assert hidden not in log

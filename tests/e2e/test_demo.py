@@ -31,6 +31,11 @@ async def demo(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.subpr
         await process.communicate()
 
 
+def children(process: asyncio.subprocess.Process) -> str:
+    """Numbers of its children, with spaces between them."""
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+
+
 async def paste(folder: Path, text: str) -> tuple[int, str]:
     """Run the printed lines as a person would, in a shell of their own."""
     require_program("unzip")
@@ -59,6 +64,7 @@ async def test_the_second_run_has_the_same_secret(tmp_path):
 async def test_the_demo_is_one_process_whatever_the_settings(tmp_path):
     async with demo(tmp_path, "--set", "workers=2") as (process, text):
         code, told = await paste(tmp_path, text)
+        assert children(process) == ""
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     assert code == 0, told

@@ -17,7 +17,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 
 import pytest
-from aiohttp import ClientPayloadError, ClientSession
+from aiohttp import ClientPayloadError, ClientResponse, ClientSession
 
 from gateway_core.testing.process import Finished, ServeProcess, run_gateway, serve_process
 from gateway_core.testing.services import PrivatePostgres, free_port, private_postgres, require
@@ -64,10 +64,12 @@ def alive(pid: int) -> bool:
 
 
 async def until(condition, what: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
-    assert condition(), what
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"not in {PATIENCE_S:.0f} s: {what}")
 
 
 def port_of(server: ServeProcess) -> int:
@@ -232,6 +234,12 @@ async def test_sigterm_in_the_middle_of_ten_downloads_lets_all_ten_complete(tmp_
             assert archive.read(name) == upstream.content(f"/{name}")
 
 
+async def read_off(answer: ClientResponse) -> None:
+    """Read to the end and keep nothing, for an endless answer fills any memory."""
+    async for _ in answer.content.iter_any():
+        pass
+
+
 async def test_a_second_sigterm_cuts_at_once(tmp_path, upstream):
     url = upstream.add("/endless.bin", 0, Endless())
     async with serve_process(data_dir=tmp_path, env={**ALONE, **FETCH_HERE}) as server:
@@ -242,9 +250,9 @@ async def test_a_second_sigterm_cuts_at_once(tmp_path, upstream):
             server.send_signal(signal.SIGTERM)
             began = time.monotonic()
             with pytest.raises(ClientPayloadError):
-                await answer.read()
+                await read_off(answer)
         assert await server.wait() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20, "the drain's limit is 30 s"
         await upstream.wait_disconnected()
     assert [line["requests"] for line in server.logs if line["event"] == "cut"] == [1]
 
@@ -257,17 +265,24 @@ async def test_what_outlasts_the_drain_is_cut(tmp_path, upstream):
             await answer.content.readany()
             server.send_signal(signal.SIGTERM)
             with pytest.raises(ClientPayloadError):
-                await answer.read()
+                await read_off(answer)
         assert await server.wait() == 0
 
 
 async def test_balancers_are_told_before_the_port_closes(tmp_path):
-    async with serve_process(data_dir=tmp_path, env={**ALONE, "GATEWAY_DRAIN_DELAY_S": "1"}) as server:
+    async with serve_process(data_dir=tmp_path, env={**ALONE, "GATEWAY_DRAIN_DELAY_S": "60"}) as server:
         assert await readiness(server) == (200, "ready")
         server.send_signal(signal.SIGTERM)
         await server.wait_log("draining")
         assert await readiness(server) == (503, "draining")
+
+
+async def test_the_delay_ends_by_itself(tmp_path):
+    async with serve_process(data_dir=tmp_path, env={**ALONE, "GATEWAY_DRAIN_DELAY_S": "0.5"}) as server:
+        began = time.monotonic()
+        server.send_signal(signal.SIGTERM)
         assert await server.wait() == 0
+        assert time.monotonic() - began >= 0.5
 
 
 async def test_a_second_signal_also_ends_the_delay(tmp_path):
@@ -301,6 +316,7 @@ async def test_a_killed_worker_is_replaced_while_the_others_answer(tmp_path):
 async def test_workers_complete_downloads_when_the_first_process_is_told_to_stop(tmp_path, upstream):
     urls = [upstream.add(f"/{number}.bin", 2 * MIB, Stall(after=MIB)) for number in range(4)]
     async with serve_process("--workers", "2", data_dir=tmp_path, env={**ALONE, **FETCH_HERE}) as server:
+        await server.wait_log("ready", count=3)  # both, and their parent
         pids = children(server)
         async with downloads(server, urls) as answers:
             for answer in answers:
@@ -318,6 +334,7 @@ async def test_workers_complete_downloads_when_the_first_process_is_told_to_stop
 
 async def test_workers_leave_when_the_first_process_is_killed(tmp_path):
     async with serve_process("--workers", "3", data_dir=tmp_path, env=ALONE) as server:
+        await server.wait_log("ready", count=4)
         pids = children(server)
         os.kill(server.pid, signal.SIGKILL)
         assert await server.wait() == -signal.SIGKILL
@@ -328,6 +345,7 @@ async def test_workers_leave_when_the_first_process_is_killed(tmp_path):
 async def test_a_client_revoked_elsewhere_is_shut_out_of_every_worker_within_about_a_second(tmp_path):
     async with serve_process("--workers", "2", data_dir=tmp_path, env=ALONE) as server:
         headers = {"Authorization": await server.secret()}
+        await server.wait_log("ready", count=3)
 
         async def statuses() -> set[int]:
             found = set()
@@ -339,10 +357,9 @@ async def test_a_client_revoked_elsewhere_is_shut_out_of_every_worker_within_abo
         assert await statuses() == {200}
         (name,) = [line.split()[0] for line in (await server.command("client", "list")).out.splitlines()]
         assert (await server.command("client", "revoke", name)).code == 0
-        began = time.monotonic()
-        while await statuses() != {401}:
-            assert time.monotonic() - began < 10
-        assert time.monotonic() - began < 5
+        async with asyncio.timeout(10):
+            while await statuses() != {401}:
+                pass
 
 
 # PostgreSQL
@@ -386,16 +403,21 @@ async def test_postgresql_that_comes_late_is_waited_for(tmp_path, postgres):
     try:
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
-            while b"trying again" not in await process.stdout.readline():
-                pass
+            await read_until(b"trying again", process.stdout)
             await asyncio.to_thread(postgres.start)
-            while b'"ready"' not in await process.stdout.readline():
-                pass
+            await read_until(b'"ready"', process.stdout)
     finally:
         if not postgres.answers():
             postgres.start()
         code = await end(process)
     assert code == 0
+
+
+async def read_until(words: bytes, log: asyncio.StreamReader) -> None:
+    async for line in log:
+        if words in line:
+            return
+    pytest.fail(f"the log ended without {words.decode()}")
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ async def test_the_first_process_is_ready_when_all_workers_are(tmp_path):
 async def test_what_a_killed_worker_was_doing_is_not_counted_any_more(tmp_path):
     async with Upstream() as upstream, serve_process(data_dir=tmp_path, env=TWO) as gateway:
         url, secret = upstream.add("/slow.bin", 2 * MIB, Stall(after=1000)), await gateway.secret()
+        await gateway.wait_log("ready", count=3)
         async with gateway.session(headers={"Authorization": secret}) as session:
             async with session.post("/ticket/generate", json={"items": [url]}) as response:
                 ticket = (await response.json())["id"]
@@ -52,6 +53,7 @@ async def test_what_a_killed_worker_was_doing_is_not_counted_any_more(tmp_path):
 @pytest.mark.parametrize("killed", ["first process", "all at once"])
 async def test_a_killed_gateway_leaves_nothing_that_hinders_or_outlives_the_next(tmp_path, killed):
     async with serve_process(data_dir=tmp_path, env=TWO) as gateway:
+        await gateway.wait_log("ready", count=3)
         pids = children(gateway) if killed == "all at once" else []
         for pid in (gateway.pid, *pids):
             os.kill(pid, signal.SIGKILL)
