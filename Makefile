@@ -22,7 +22,7 @@ serve: $(BIN)/.serve
 	@exec $(BIN)/gateway demo --port $(PORT) --data-dir var
 
 test: $(BIN)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow' $(ARGS)
 
 check: $(BIN)/.dev
 	$(BIN)/ruff check $(CODE)

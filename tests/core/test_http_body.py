@@ -52,8 +52,8 @@ def reading(limits: BodyLimits | None = None, got: list[bytes] | None = None):
 async def test_the_chunks_are_the_body_and_none_is_empty() -> None:
     data, got = b"0123456789" * 100_000, []
     async with serving(reading(BodyLimits(max_bytes=None), got)) as server, ClientSession() as session:
-        await session.post(f"http://127.0.0.1:{server.port}/", data=data)
-        assert await server.end() is None
+        async with session.post(f"http://127.0.0.1:{server.port}/", data=data):
+            assert await server.end() is None
     assert b"".join(got) == data
     assert all(got)
 
@@ -61,8 +61,8 @@ async def test_the_chunks_are_the_body_and_none_is_empty() -> None:
 async def test_a_request_without_a_body_has_no_chunks() -> None:
     got: list[bytes] = []
     async with serving(reading(got=got)) as server, ClientSession() as session:
-        await session.get(f"http://127.0.0.1:{server.port}/")
-        assert await server.end() is None
+        async with session.get(f"http://127.0.0.1:{server.port}/"):
+            assert await server.end() is None
     assert got == []
 
 

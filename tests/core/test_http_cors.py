@@ -101,5 +101,7 @@ async def test_pages_of_other_origins_are_refused(
         return web.Response()
 
     async with serving(handler) as server, ClientSession() as session:
-        await session.get(f"http://127.0.0.1:{server.port}/", headers={"Origin": origin} if origin else {})
+        headers = {"Origin": origin} if origin else {}
+        async with session.get(f"http://127.0.0.1:{server.port}/", headers=headers):
+            pass
         assert isinstance(await server.end(), Forbidden) == refused

@@ -88,7 +88,8 @@ async def test_a_large_document_is_refused_by_the_body_s_limits() -> None:
         return web.json_response(await read_json(request, BodyLimits(max_bytes=5)))
 
     async with serving(handler) as server, ClientSession() as session:
-        await session.post(f"http://127.0.0.1:{server.port}/", data=b"[1, 2, 3]")
+        async with session.post(f"http://127.0.0.1:{server.port}/", data=b"[1, 2, 3]"):
+            pass
         assert isinstance(await server.end(), TooLarge)
 
 

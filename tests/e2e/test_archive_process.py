@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import zipfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,11 @@ async def download(session: ClientSession, made: str) -> bytes:
 async def ten_downloads(server: ServeProcess, upstream: Upstream) -> AsyncIterator[list[ClientResponse]]:
     """Ten that have begun, and go on when ``/slow`` is released."""
     secret = await server.secret()
-    async with server.session() as session:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(server.session())
         slow, small = upstream.add("/slow", 3 * MIB, Stall(MIB)), upstream.add("/small", 1000)
         made = [await ticket(session, secret, small, slow, small) for _ in range(10)]
-        begun = [await session.get(f"/ticket/{one}/download") for one in made]
+        begun = [await stack.enter_async_context(session.get(f"/ticket/{one}/download")) for one in made]
         assert [answer.status for answer in begun] == [200] * 10
         yield begun
 
@@ -114,11 +115,10 @@ async def test_tickets_survive_a_kill(serve_process: Serve, upstream: Upstream):
     async with serve_process(env=ENV) as server, server.session() as session:
         secret = await server.secret()
         made = await ticket(session, secret, url)
-        begun = await session.get(f"/ticket/{made}/download")
-        last = await ticket(session, secret, url)
-        server.send_signal(signal.SIGKILL)
-        assert await server.wait() == -signal.SIGKILL
-        begun.close()
+        async with session.get(f"/ticket/{made}/download"):
+            last = await ticket(session, secret, url)
+            server.send_signal(signal.SIGKILL)
+            assert await server.wait() == -signal.SIGKILL
     async with serve_process(env=ENV) as server, server.session() as session:
         for one in (made, last):
             assert entries(await download(session, one)) == {"a": upstream.content("/a")}
@@ -338,8 +338,8 @@ async def test_secrets_never_appear_in_a_log(serve_process: Serve, upstream: Ups
         for headers in ({"Authorization": secret}, {"Authorize": planted}, {"X-Fpx-Authorize": secret + planted}):
             for body in (b"{}", json.dumps({"items": items, planted: planted}).encode(), f"{planted}".encode()):
                 for path in ("/ticket/generate", "/ticket/check"):
-                    await session.post(path, data=io.BytesIO(body), headers=headers)
-            await session.get(f"/ticket/?page={planted}", headers=headers)
+                    await (await session.post(path, data=io.BytesIO(body), headers=headers)).read()
+            await (await session.get(f"/ticket/?page={planted}", headers=headers)).read()
         assert await server.stop() == 0
         routes = {line["route"] for line in server.logs if line["event"] == "request"}
         assert routes == {f"archive:{name}" for name in ("generate", "check", "index", "download", "stream")}

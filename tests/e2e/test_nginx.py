@@ -11,7 +11,7 @@ import shutil
 import signal
 import zipfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL
@@ -311,10 +311,11 @@ async def test_a_page_of_another_origin_waits_for_its_turn_under_the_path_prefix
 
 async def test_sigterm_lets_downloads_through_nginx_complete(tmp_path, prepared, upstream, session):
     names = [f"{number}.bin" for number in range(5)]
-    async with stand(tmp_path, prepared, **TRUSTED) as stopping:
+    async with stand(tmp_path, prepared, **TRUSTED) as stopping, AsyncExitStack() as stack:
         urls = [upstream.add(f"/{name}", 2 * MIB, Stall(after=1000)) for name in names]
         tickets = [await stopping.ticket(session, url) for url in urls]
-        answers = [await session.get(f"{stopping.url}/ticket/{ticket}/download") for ticket in tickets]
+        gets = [session.get(f"{stopping.url}/ticket/{ticket}/download") for ticket in tickets]
+        answers = [await stack.enter_async_context(get) for get in gets]
         begun = [await read_until(a, upstream.content(f"/{n}")[:1000]) for a, n in zip(answers, names, strict=True)]
         stopping.gateway.send_signal(signal.SIGTERM)
         await stopping.gateway.wait_log("draining")

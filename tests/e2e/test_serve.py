@@ -96,13 +96,14 @@ async def readiness(server: ServeProcess) -> tuple[int, str]:
 async def downloads(server: ServeProcess, urls: list[str]) -> AsyncIterator[list]:
     """A running download of each URL."""
     secret = await server.secret()
-    async with server.session(headers={"Authorization": secret}) as session:
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(server.session(headers={"Authorization": secret}))
         answers = []
         for url in urls:
             async with session.post("/ticket/generate", json={"items": [url]}) as response:
                 assert response.status == 200, await response.text()
                 ticket = (await response.json())["id"]
-            answers.append(await session.get(f"/ticket/{ticket}/download"))
+            answers.append(await stack.enter_async_context(session.get(f"/ticket/{ticket}/download")))
         yield answers
 
 
