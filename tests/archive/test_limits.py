@@ -215,14 +215,14 @@ async def test_slow_client_slows_the_upstream_down(make_stand: MakeStand):
         ticket = await stand.ticket(stand.add("/big", 256 * MIB), *[stand.add(f"/{n}", MIB) for n in range(40)])
         async with stand.downloading(ticket) as answer:
             await answer.content.readexactly(MIB)
-            assert await settled_bytes(stand, "/big") < 32 * MIB  # the kernel's buffers, for the most part
+            assert await settled_bytes(stand, "/big") < 96 * MIB  # the kernel's buffers: two pairs, up to 38 MiB each
             ahead = sum(request.sent_bytes for request in stand.upstream.requests if request.path != "/big")
             assert ahead <= 16 * MIB
 
 
 async def test_pause_of_a_client_is_no_stall_of_a_source(make_stand: MakeStand):
     async with make_stand({"stall_timeout_s": 1, "resume_tries": 0}, write_stall_s=60) as stand:
-        size = 32 * MIB
+        size = 128 * MIB  # more than the kernel's buffers take
         ticket = await stand.ticket(stand.add("/big", size))
         async with stand.downloading(ticket) as answer:
             got = bytearray(await answer.content.readexactly(MIB))

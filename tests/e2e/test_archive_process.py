@@ -249,7 +249,7 @@ async def test_slow_clients_cost_no_memory(serve_process: Serve, upstream: Upstr
         sent = -1
         while sent != (sent := sum(request.sent_bytes for request in upstream.seen("/big"))):
             await asyncio.sleep(0.5)
-        assert sent < 8 * 32 * MIB
+        assert sent < 8 * 96 * MIB  # the kernel's buffers
         assert resident_mib(server.pid) < base + 30
         for answer in slow:
             answer.close()
