@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 MakeStand = Callable[..., AbstractAsyncContextManager[Stand]]
 
-IMPATIENT = {"stall_timeout_s": 0.5, "resume_tries": 1}
+IMPATIENT = {"stall_timeout_s": 1.5, "resume_tries": 1}
 """So that what fails for good fails soon."""
 
 

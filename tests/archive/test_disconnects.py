@@ -135,14 +135,14 @@ async def test_stalled_client_is_dropped(make_stand: MakeStand):
 
 
 async def test_client_that_is_slow_but_steady_gets_everything(make_stand: MakeStand):
-    async with make_stand({}, write_stall_s=0.5) as stand:
+    async with make_stand({}, write_stall_s=1.5) as stand:
         size = 24 * MIB
         ticket = await stand.ticket(stand.add("/big", size), type="stream")
         got = 0
         async with stand.downloading(ticket) as answer:
             while chunk := await answer.content.read(MIB // 2):
                 got += len(chunk)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
         assert got == size
 
 

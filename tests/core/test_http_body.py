@@ -125,10 +125,10 @@ async def test_a_client_below_the_pace_is_timed_out_although_it_never_stops() ->
 
 
 async def test_a_slow_client_above_the_pace_is_served() -> None:
-    limits = BodyLimits(grace_s=0.05, window_s=0.5, min_bytes_per_s=500)
+    limits = BodyLimits(grace_s=0.05, window_s=1, min_bytes_per_s=500)
     async with serving(reading(limits)) as server, server.connection() as (reader, writer):
         writer.write(head(Content_Length=8000))
-        await drip(writer, b"x" * 200, 0.02, times=40)
+        await drip(writer, b"x" * 100, 0.02, times=80)
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         assert await server.end() is None
 

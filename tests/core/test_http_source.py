@@ -109,7 +109,7 @@ def content_range(start: int, part: bytes, total: int = SIZE) -> str:
 
 @pytest.fixture
 async def source() -> AsyncIterator[HttpSource]:
-    limits = ClientLimits(connect_s=2, dial_s=1, stall_s=0.3)
+    limits = ClientLimits(connect_s=2, dial_s=1, stall_s=1)
     async with GuardedClient(EgressPolicy(["127.0.0.0/8"]), limits=limits) as client:
         yield HttpSource(client, skip_limit_bytes=100_000)
 
