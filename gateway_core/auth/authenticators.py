@@ -8,14 +8,13 @@ from typing import Protocol
 from aiohttp import hdrs, web
 
 from gateway_core.auth.client import Client, Identity
+from gateway_core.auth.secrets import hmac_key
 from gateway_core.auth.store import ClientStore
 from gateway_core.errors import Forbidden, NotFound, Unauthorized
 
 IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity", Identity)
 JWT_LEEWAY_S = 30
 _YEAR_10000 = 253_402_300_800
-_KEY_LENGTH = 32
-"""The library warns of shorter keys, which imported secrets may be; HMAC pads them with zeros anyway (RFC 2104 2)."""
 
 
 class Authenticator(Protocol):
@@ -78,7 +77,7 @@ class TokenAuthenticator:
             secret = await self._clients.secret_of(client.id)
             jwt.decode(
                 token,
-                secret.encode().ljust(_KEY_LENGTH, b"\0"),
+                hmac_key(secret),
                 algorithms=["HS256"],
                 audience=self.AUDIENCE,
                 leeway=JWT_LEEWAY_S,

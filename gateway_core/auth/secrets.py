@@ -11,6 +11,7 @@ PREFIX = "gw_"
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM_LENGTH = 40
 _CHECK_LENGTH = 6
+_KEY_BYTES = 32
 
 
 def new_secret() -> str:
@@ -34,6 +35,14 @@ def plausible(secret: str) -> bool:
 def digest(secret: str) -> str:
     """Hex SHA-256, the form in which a secret is looked up; random secrets need no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def hmac_key(secret: str) -> bytes:
+    """The key of tokens signed with HS256; imported secrets may be shorter than the JWT library likes.
+
+    Zeros at the end make no other key, because HMAC pads with them itself (RFC 2104 2).
+    """
+    return secret.encode().ljust(_KEY_BYTES, b"\0")
 
 
 def _checksum(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway_archive.tickets import is_header_name
 from gateway_core import Invalid
+from gateway_core.auth.secrets import hmac_key
 
 _NEVER = frozenset(
     {
@@ -52,9 +53,7 @@ def read_link(token: str, secret: str) -> StreamLink:
     try:
         claims: dict[str, Any] = jwt.decode(
             token,
-            secret.encode().ljust(
-                32, b"\0"
-            ),  # no other key to HMAC (RFC 2104 2), but none that the library calls short
+            hmac_key(secret),
             algorithms=["HS256"],
             leeway=30,
             options={"verify_aud": False, "verify_iss": False},
