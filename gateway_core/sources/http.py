@@ -72,9 +72,10 @@ class HttpSource:
         async with self._client.request(self._outgoing(request, "GET", {"Range": "bytes=0-0"})) as response:
             size = _probed_size(response)
             _refuse_encoded(response)
+            info = _info(response.headers, size, ranges=response.status == 206)
             if response.status == 206:
-                await response.content.readany()  # so that the connection can be used again
-            return _info(response.headers, size, ranges=response.status == 206)
+                await anext(HttpStream(response, info, None), b"")  # so that the connection can be used again
+            return info
 
     def open(self, request: SourceRequest) -> AbstractAsyncContextManager[HttpStream]:
         """GET the rest from the offset, of the version asked for; see ``Source.open``."""
@@ -151,9 +152,9 @@ class HttpStream:
         self._missing = expected_bytes
         self._read = response.content.readany
         self._ahead = b""
-        until_close = "Content-Length" not in response.headers and "Transfer-Encoding" not in response.headers
         # The response forgets its connection at the end of the body, which is where it is needed.
-        self._ends_with = response.connection.protocol if until_close and response.connection else None
+        self._protocol = response.connection.protocol if response.connection else None
+        self._until_close = "Content-Length" not in response.headers and "Transfer-Encoding" not in response.headers
 
     @property
     def info(self) -> SourceInfo:
@@ -171,6 +172,11 @@ class HttpStream:
             chunk = await self._read()
         except (ClientError, OSError) as error:
             raise source_error(error) from error
+        except RuntimeError as error:
+            # aiohttp's word for a lost connection, until a later turn of the loop tells the body of it
+            if self._protocol is not None and self._protocol.connected:
+                raise
+            raise SourceFailed("broke off") from error
         if not chunk:
             self._check_end()
             raise StopAsyncIteration
@@ -193,7 +199,7 @@ class HttpStream:
         if self._missing:
             raise SourceFailed(f"ended {self._missing} bytes early")
         # To the parser a reset is as good an end as any for a body that lasts until the connection closes.
-        if self._ends_with is not None and isinstance(self._ends_with.exception(), ClientOSError):
+        if self._until_close and self._protocol is not None and isinstance(self._protocol.exception(), ClientOSError):
             raise SourceFailed("broke off")
 
 

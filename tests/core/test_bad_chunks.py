@@ -23,9 +23,15 @@ async def source() -> AsyncIterator[HttpSource]:
         yield HttpSource(client)
 
 
-async def read(source: HttpSource, url: str) -> int:
+async def read(source: HttpSource, url: str, *, turns: int = 0) -> int:
+    """How many bytes come when the loop takes ``turns`` between two reads."""
+    count = 0
     async with source.open(SourceRequest(url)) as stream:
-        return sum([len(chunk) async for chunk in stream])
+        async for chunk in stream:
+            count += len(chunk)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+    return count
 
 
 @pytest.mark.parametrize("after", [0, 1, 65_536, 200_000, 1_000_000])
@@ -34,6 +40,16 @@ async def test_bad_chunk_ends_the_body_at_once(source: HttpSource, upstream: Ups
     async with asyncio.timeout(5):
         with pytest.raises(SourceFailed):
             await read(source, url)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_bad_chunk_is_told_in_whichever_turn_of_the_loop_it_is_read(
+    source: HttpSource, upstream: Upstream, turns: int
+):
+    for after in (65_536, 100_000, 200_000):
+        url = upstream.add(f"/{after}", 1_000_000, BadChunk(after))
+        with pytest.raises(SourceFailed):
+            await read(source, url, turns=turns)
 
 
 async def test_connection_is_used_for_many_chunked_bodies(source: HttpSource, upstream: Upstream):
