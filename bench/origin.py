@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from process import Server, accepts, clean_environment, free_port
+from nginx import nginx
+from process import Server, accepts, free_port
 
-CONFIGURATION = """
-{user}
-daemon off;
-worker_processes 1;
-pid {home}/nginx.pid;
-events {{ worker_connections 1024; }}
-http {{
-    log_format moment '$msec';
-    access_log off;
-    sendfile on;
-    tcp_nopush on;
-    keepalive_requests 1000000;
-    client_body_temp_path {home}/body;
-    proxy_temp_path {home}/proxy;
-    fastcgi_temp_path {home}/fastcgi;
-    uwsgi_temp_path {home}/uwsgi;
-    scgi_temp_path {home}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        root {home}/files;
+LOGGED = """
         location /logged/ {{
             alias {home}/files/small/;
             access_log {home}/moments.log moment;
         }}
-    }}
-}}
 """
 
 
@@ -75,15 +54,8 @@ class Origin:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        if nginx is None:
-            raise SystemExit("nginx is needed as the upstream: apt-get install nginx-light")
         self._write_files()
-        configuration, log = self.home / "nginx.conf", self.home / "nginx.log"
-        user = "user root;" if os.geteuid() == 0 else ""
-        configuration.write_text(CONFIGURATION.format(user=user, home=self.home, port=self.port))
-        command = [nginx, "-p", str(self.home), "-e", str(log), "-c", str(configuration)]
-        self.server = Server(command, log, clean_environment())
+        self.server = nginx(self.home, self.port, root=self.home / "files", locations=LOGGED.format(home=self.home))
         with self.server.running(lambda: accepts(self.port)):
             yield
 

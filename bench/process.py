@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +31,13 @@ def accepts(port: int) -> bool:
 def clean_environment(**own: str) -> dict[str, str]:
     """The caller's environment without settings meant for another gateway or FPX."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "FPX_"))} | own
+
+
+def memory_folder(room_bytes: int = 0) -> str | None:
+    """Where files are in memory; None where there is no such place with so much room, for the usual one."""
+    if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free >= room_bytes:
+        return "/dev/shm"
+    return None
 
 
 def output_of(command: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -86,5 +94,13 @@ class Server:
 
     def cpu_s(self) -> float:
         """User and system time of all processes so far."""
-        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids())
-        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS_PER_S
+        return sum(_cpu_s(Path(f"/proc/{pid}/stat")) for pid in self.pids())
+
+    def main_thread_cpu_s(self) -> float:
+        """The same of the process's first thread alone."""
+        return _cpu_s(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat"))
+
+
+def _cpu_s(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 from origin import Workload
 
-COLUMNS = (
+Column = tuple[str, str, float, int]
+"""Title, key of a summary, factor, decimals."""
+
+COLUMNS: tuple[Column, ...] = (
     ("median s", "total_s", 1, 3),
     ("min", "min_s", 1, 3),
     ("max", "max_s", 1, 3),
@@ -20,29 +25,46 @@ COLUMNS = (
     ("speed / fpx", "speed_by_fpx", 1, 2),
     ("speed / relay", "speed_by_relay", 1, 2),
 )
-"""Title, key of a summary, factor, decimals; a column shows where the key is there."""
+"""A column shows where all sides have its figure."""
 
 Summary = dict[str, float]
+Found = dict[str, Any]
+"""Of a workload: the rounds and medians of each side."""
 
 
 def summaries(workload: Workload, rounds: dict[str, list[Summary]]) -> dict[str, Summary]:
     """Medians of all but memory by side, the spread of the total, and how many times as fast as FPX and the relay."""
-    found = {side: {key: median(row[key] for row in rows) for key in rows[0]} for side, rows in rounds.items()}
-    for side, medians in found.items():
-        medians["min_s"] = min(row["total_s"] for row in rounds[side])
-        medians["max_s"] = max(row["total_s"] for row in rounds[side])
-        medians["peak_rss_mib"] = max(row["peak_rss_mib"] for row in rounds[side])
-        medians["gb_per_s"] = workload.payload_bytes / medians["total_s"] / 1e9
+    found = medians(rounds)
+    for side, summary in found.items():
+        summary["min_s"] = min(row["total_s"] for row in rounds[side])
+        summary["max_s"] = max(row["total_s"] for row in rounds[side])
+        summary["gb_per_s"] = workload.payload_bytes / summary["total_s"] / 1e9
         for other in {"fpx", "relay"} & found.keys():
-            medians[f"speed_by_{other}"] = found[other]["total_s"] / medians["total_s"]
+            summary[f"speed_by_{other}"] = found[other]["total_s"] / summary["total_s"]
     return found
+
+
+def medians(rounds: dict[str, list[Summary]]) -> dict[str, Summary]:
+    """By side; of a peak the highest."""
+    return {
+        side: {key: (max if key.startswith("peak_") else median)(row[key] for row in rows) for key in rows[0]}
+        for side, rows in rounds.items()
+    }
 
 
 def table(workload: Workload, sides: dict[str, Summary]) -> str:
     shown = [column for column in COLUMNS if all(column[1] in side for side in sides.values())]
-    lines = [["side", *(title for title, *_ in shown)]]
-    for name, side in sides.items():
-        lines.append([name, *(f"{side[key] * factor:.{digits}f}" for _, key, factor, digits in shown)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join([f"\n{workload.title}, {workload.payload_bytes:,} bytes", *text])
+    return lines(f"{workload.title}, {workload.payload_bytes:,} bytes", shown, sides)
+
+
+def lines(title: str, columns: Sequence[Column], sides: dict[str, Summary]) -> str:
+    """A row for each side; a dash where it has no such figure."""
+    cells = [["side", *(name for name, *_ in columns)]]
+    for side, summary in sides.items():
+        figures = (
+            f"{summary[key] * factor:.{digits}f}" if key in summary else "-" for _, key, factor, digits in columns
+        )
+        cells.append([side, *figures])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    text = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join([f"\n{title}", *text])

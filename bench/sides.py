@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import urllib.request
 import zipfile
@@ -15,11 +14,7 @@ from typing import ClassVar
 
 from origin import Origin
 from process import Server, accepts, clean_environment, free_port, output_of
-
-HERE = Path(__file__).parent
-GATEWAY = HERE.parent / ".venv" / "bin" / "gateway"
-FPX_REQUIREMENTS = ("fpx==0.8.0", "setuptools<81")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "content-gateway-bench"
+from programs import GATEWAY, HERE, installed
 
 OPEN = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 """``urlopen`` that leaves out proxies of the environment, for loopback."""
@@ -100,22 +95,12 @@ class FpxSide(Side):
     name = "fpx"
 
     def launch(self, home: Path) -> Server:
-        fpx = str(self._installed() / "bin" / "fpx")
+        fpx = str(installed("fpx==0.8.0", "setuptools<81") / "fpx")
         database = f"sqlite:///{home}/fpx.db"
         environment = clean_environment(FPX_DB_URL=database, FPX_HOST="127.0.0.1", FPX_PORT=str(self.port))
         output_of([fpx, "db", "up"], environment)
         self.secret = output_of([fpx, "client", "add", "bench"], environment).split()[-1]
         return Server([fpx, "server", "run"], home / "server.log", environment)
-
-    def _installed(self) -> Path:
-        venv = CACHE / FPX_REQUIREMENTS[0].replace("==", "-")
-        complete = venv / "complete"
-        if not complete.exists():
-            print(f"installing {FPX_REQUIREMENTS[0]} into {venv}", file=sys.stderr)
-            output_of([sys.executable, "-m", "venv", "--clear", str(venv)], clean_environment())
-            output_of([str(venv / "bin" / "pip"), "install", "-q", *FPX_REQUIREMENTS], clean_environment())
-            complete.touch()
-        return venv
 
 
 class RelaySide(Side):

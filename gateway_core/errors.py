@@ -16,6 +16,7 @@
     │   ├── Conflict             409
     │   ├── Gone                 410
     │   ├── TooLarge             413
+    │   ├── UriTooLong           414
     │   ├── RangeNotSatisfiable  416
     │   ├── Invalid              422  fields that do not fit, by name
     │   ├── TooManyRequests      429  with Retry-After
@@ -147,6 +148,12 @@ class TooLarge(HttpError):
     """413: body or request over a limit; the detail names limit and size."""
 
     status, type, title = 413, "too-large", "Too large"
+
+
+class UriTooLong(HttpError):
+    """414: a name in the path is longer than any file's."""
+
+    status, type, title = 414, "uri-too-long", "URI too long"
 
 
 class RangeNotSatisfiable(HttpError):

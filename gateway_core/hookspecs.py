@@ -107,6 +107,14 @@ def gateway_commands(cli: click.Group) -> None:
 
 
 @hookspec
+def gateway_demo(gateway: Gateway, url: str, secret: str) -> str:  # type: ignore[empty-body]
+    """Return what to show in ``gateway demo``: a sentence, and lines to paste into another terminal that work at once.
+
+    ``url`` is where the demo will answer, ``secret`` its client's. Sample files may be made in the data folder.
+    """
+
+
+@hookspec
 def gateway_event(event: Event) -> None:
     """Observe what happened, on the process where it happened. Never block; a failure is logged and hurts nobody."""
 

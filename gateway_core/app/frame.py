@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
-import uuid
 
 from aiohttp import HttpVersion, hdrs, web
 from aiohttp.typedefs import Middleware
@@ -19,11 +19,12 @@ from gateway_core.gateway import Gateway
 from gateway_core.http.gone import ClientGone
 from gateway_core.http.links import client_address
 from gateway_core.observe import metrics
-from gateway_core.observe.logs import begin_context, get_logger
+from gateway_core.observe.logs import RequestLog, begin_context, get_logger
 from gateway_core.routing import Handler
 from gateway_core.version import __version__
 
-log = get_logger("gateway.access")
+log = get_logger(RequestLog.NAME)
+log_request = RequestLog()
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -40,20 +41,21 @@ def frame(gateway: Gateway, traffic: Traffic) -> Middleware:
     @web.middleware
     async def framed(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
-        begin_context(request_id=request[REQUEST_ID])
+        request[REQUEST_ID] = request_id = given if given and _GIVEN_ID.fullmatch(given) else secrets.token_hex(16)
+        begin_context(request_id=request_id)
         started, status = time.monotonic(), 500
-        with traffic.request(), metrics.IN_PROGRESS.track_inprogress():
-            try:
-                response = await _answer(request, handler)
-                status = response.status
-                return response
-            except asyncio.CancelledError:
-                status = 499
-                metrics.CLIENTS_GONE.labels(_label(request)).inc()
-                raise
-            finally:
-                _record(gateway, request, status=status, seconds=time.monotonic() - started)
+        traffic.begin()
+        try:
+            response = await _answer(request, handler)
+            status = response.status
+            return response
+        except asyncio.CancelledError:
+            status = 499
+            metrics.CLIENTS_GONE.labels(_label(request)).inc()
+            raise
+        finally:
+            traffic.end()
+            _record(gateway, request, status=status, seconds=time.monotonic() - started)
 
     return framed
 
@@ -153,11 +155,10 @@ def _shown_path(request: web.Request) -> str:
 def _record(gateway: Gateway, request: web.Request, *, status: int, seconds: float) -> None:
     label = _label(request)
     method = request.method if request.method in _METHODS else "other"
-    metrics.REQUESTS.labels(label, method, status).inc()
-    metrics.REQUEST_SECONDS.labels(label).observe(seconds)
+    metrics.count_request(label, method, status, seconds=seconds)
     if label in _QUIET:
         return
-    log.info(
+    log_request(
         "request",
         method=method,
         path=_shown_path(request),

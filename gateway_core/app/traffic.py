@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from aiohttp import web
+
+from gateway_core.observe import metrics
 
 
 class Traffic:
@@ -20,14 +20,15 @@ class Traffic:
         self.runners: list[tuple[web.AppRunner, web.SockSite]] = []
         self.sockets: list[socket.socket] = []
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """One request, from its head to the end of its answer."""
+    def begin(self) -> None:
+        """A request's head was read."""
         self.active += 1
         self.idle.clear()
-        try:
-            yield
-        finally:
-            self.active -= 1
-            if not self.active:
-                self.idle.set()
+        metrics.IN_PROGRESS.inc()
+
+    def end(self) -> None:
+        """Its answer has ended, however."""
+        metrics.IN_PROGRESS.dec()
+        self.active -= 1
+        if not self.active:
+            self.idle.set()

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import click
@@ -24,15 +25,6 @@ _LINES = """
   Its API, to try out      {url}/docs
   Secret of client "{name}"  {secret}
   For other commands       export GATEWAY_DATA_DIR={data_dir}
-
-  A first ZIP, from the built-in samples; paste these lines into another terminal:
-
-    GATEWAY={url}
-    ID=$(curl -s $GATEWAY/ticket/generate -H 'Authorization: {secret}' \\
-      -d '{{"items": ["{url}/demo/hello.txt", {{"url": "{url}/demo/numbers.csv", "path": "data"}}]}}' \\
-      | sed 's/.*"id": "\\([^"]*\\)".*/\\1/')
-    curl -so collection.zip $GATEWAY/ticket/$ID/download
-    unzip -t collection.zip
 """
 
 
@@ -62,8 +54,15 @@ def command(*, port: int, data_dir: Path) -> None:
         "egress_allow": ("127.0.0.1/32",),
         "log_level": "warning",
     }
-    secret = run(lambda gateway: _client_secret(gateway, data_dir / _CREDENTIALS))
-    serve_now(lambda: click.echo(_LINES.format(url=url, secret=secret, name=CLIENT, data_dir=data_dir)))
+
+    async def prepare(gateway: Gateway) -> str:
+        secret = await _client_secret(gateway, data_dir / _CREDENTIALS)
+        told = gateway.hooks.each("gateway_demo", gateway=gateway, url=url, secret=secret)
+        head = _LINES.format(url=url, secret=secret, name=CLIENT, data_dir=data_dir)
+        return "\n".join([head, *(indent(text, "  ") for _, text in told)])
+
+    text = run(prepare)
+    serve_now(lambda: click.echo(text))
 
 
 async def _client_secret(gateway: Gateway, path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from gateway_core.cli.commands import client_commands, load_client
 from gateway_core.cli.context import Globals
 from gateway_core.errors import ConfigError, GatewayError
 from gateway_core.version import __version__
@@ -25,24 +26,25 @@ _BUILT_IN = {
 
 
 class Root(click.Group):
-    """Loads a built-in command only when it is called, and the plugins only when something else is."""
+    """Loads a built-in command or a client only when it is called, and the plugins only when something else is."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Built-in commands, then those of the plugins."""
-        return [*_BUILT_IN, *sorted(set(self._of_plugins(ctx)) - set(_BUILT_IN))]
+        """Built-in commands, then the clients and those of the plugins."""
+        return [*_BUILT_IN, *sorted({*client_commands(), *self._of_plugins(ctx)} - set(_BUILT_IN))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, None when there is none."""
         if cmd_name in _BUILT_IN:
             command: click.Command = import_module(_BUILT_IN[cmd_name]).command
             return command
-        return self._of_plugins(ctx).get(cmd_name)
+        client = client_commands().get(cmd_name)
+        return self._of_plugins(ctx).get(cmd_name) if client is None else load_client(client)
 
     def _of_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
         from gateway_core.cli.commands import plugin_commands
 
         values = ctx.find_object(Globals) or Globals(plugins=ctx.params.get("plugins"), config=ctx.params.get("config"))
-        return plugin_commands(values.inputs(), taken=frozenset(_BUILT_IN))
+        return plugin_commands(values.inputs(), taken=frozenset({*_BUILT_IN, *client_commands()}))
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
@@ -61,6 +62,8 @@ def client_address(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
 
     Where a proxy names none that can be read, the proxy's own address. A peer on a Unix socket is 127.0.0.1.
     """
+    if not trusted:  # nobody to believe: the usual case without a proxy, and on the way of every request
+        return _written(request.remote)
     found = _peer(request)
     if found is None or not _within(found, trusted):
         return str(found or "")
@@ -72,6 +75,12 @@ def client_address(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
         if not _within(address, trusted):
             break
     return str(found)
+
+
+@lru_cache(maxsize=4096)
+def _written(remote: str | None) -> str:
+    """Address of a peer in its usual form."""
+    return "" if remote is None else str(_address(remote) or _LOCAL)
 
 
 def _peer(request: web.BaseRequest) -> Address | None:
@@ -129,6 +138,7 @@ def _last(request: web.BaseRequest, name: str) -> str:
     return values[-1] if values else ""
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> Address | None:
     """IP address in ``text``, with or without port, brackets or zone; None for ``unknown`` and obfuscated names."""
     if text.startswith("["):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from gateway_core.cli import Remote, remote_options
+from gateway_core.cli.commands import GROUP, client_commands, load_client
+from gateway_core.errors import PluginError
 
 
 @click.command()
@@ -57,3 +62,23 @@ def test_a_server_that_is_no_url_is_a_usage_error():
 
 def test_a_secret_is_not_shown():
     assert "s3cret" not in repr(Remote("http://h", "s3cret"))
+
+
+def test_a_client_starts_without_the_server():
+    code = (
+        "import sys; from gateway_core.cli.root import root;"
+        "root.main(args=['get', '--help'], standalone_mode=False);"
+        "print([name for name in ('aiohttp', 'sqlalchemy', 'pydantic', 'pluggy', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_clients_are_found_by_their_entry_points():
+    assert load_client(client_commands()["get"]).name == "get"
+
+
+@pytest.mark.parametrize("value", ["no_such_module:command", "json:loads", "json:nothing"])
+def test_a_client_that_cannot_be_loaded_is_named(value):
+    with pytest.raises(PluginError, match=f"'mine' \\({value}\\)"):
+        load_client(EntryPoint("mine", value, GROUP))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_core import Route, Unauthorized, hookimpl
-from gateway_core.observe.logs import begin_context, configure_logging, get_logger, scrub
+from gateway_core.observe.logs import RequestLog, begin_context, configure_logging, get_logger, scrub
 from gateway_core.testing.plugin import MakeGateway
 from tests.core.log_state import logging_restored
 
@@ -314,3 +314,46 @@ async def test_probes_and_metrics_are_not_in_the_log(make_gateway: MakeGateway, 
             async with session.get(path) as response:
                 await response.read()
     assert [line["path"] for line in written.lines if line["event"] == "request"] == ["/nowhere"]
+
+
+REQUEST = {"method": "GET", "path": "/a", "status": 200, "seconds": 0.1, "client": "::1"}
+
+
+def test_a_request_is_told_like_everything_else(configured: Configure) -> None:
+    written = configured()
+    begin_context(request_id="r1")
+    RequestLog()("request", **REQUEST)
+    get_logger(RequestLog.NAME).info("request", **REQUEST)
+    fast, usual = written.lines
+    assert [*fast] == [*usual]
+    assert {**fast, "timestamp": ""} == {**usual, "timestamp": ""}
+    assert len(fast["timestamp"]) == len(usual["timestamp"])
+
+
+def test_a_request_whose_path_is_nasty_stays_one_line_without_secrets(configured: Configure) -> None:
+    written = configured()
+    RequestLog()("request", **{**REQUEST, "path": f"/a\n\x1b[2J\u2028/{JWT}"})
+    assert len(written.text.splitlines()) == 1
+    assert leaked(written.text) == []
+    assert not {"\x1b", "\u2028"} & set(written.text)
+
+
+def test_requests_are_not_told_above_their_level(configured: Configure) -> None:
+    written = configured(level="warning")
+    RequestLog()("request", **REQUEST)
+    assert written.text == ""
+
+
+def test_requests_reach_a_handler_that_somebody_added(configured: Configure) -> None:
+    configured()
+    stream = io.StringIO()
+    logging.getLogger().addHandler(logging.StreamHandler(stream))
+    RequestLog()("request", **REQUEST)
+    assert "/a" in stream.getvalue()
+
+
+def test_requests_are_readable_on_the_console(configured: Configure) -> None:
+    written = configured("console")
+    RequestLog()("request", **REQUEST)
+    assert "request" in written.text
+    assert not written.text.startswith("{")

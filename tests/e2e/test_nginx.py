@@ -94,13 +94,18 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-def configuration(gateway_port: int, nginx_port: int) -> str:
-    """What the sample says, on other ports; each is there once, or the sample has changed and this must follow."""
+def configuration(gateway_port: int, nginx_port: int, root: str) -> str:
+    """What the sample says, with other ports and ``root``; each is there once, or it has changed and this must follow.
+
+    ``root`` is the folder that nginx sends files of the blocks plugin from.
+    """
     text = CONF.read_text()
     for old, new in (
         ("server 127.0.0.1:8000;", f"server 127.0.0.1:{gateway_port};"),
         ("listen 80;", f"listen 127.0.0.1:{nginx_port};"),
         ("listen [::]:80;", ""),
+        ("alias /srv/files/;", f"alias {root}/;"),
+        ("from=/srv/files/;", f"from={root}/;"),
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -117,11 +122,11 @@ async def listens(port: int) -> bool:
 
 
 @asynccontextmanager
-async def nginx(folder: Path, gateway_port: int) -> AsyncIterator[str]:
+async def nginx(folder: Path, gateway_port: int, root: str = "/srv/files") -> AsyncIterator[str]:
     """URL of an nginx of the test's own; as root its workers may not write there, so buffering would fail."""
     folder.mkdir(mode=0o700)
     port = free_port()
-    (folder / "gateway.conf").write_text(configuration(gateway_port, port))
+    (folder / "gateway.conf").write_text(configuration(gateway_port, port, root))
     (folder / "nginx.conf").write_text(MAIN_CONF.format(folder=folder))
     command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
     process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL)

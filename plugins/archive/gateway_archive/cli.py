@@ -11,6 +11,17 @@ from gateway_archive.store import TicketStore
 from gateway_core import Gateway, NotFound
 from gateway_core.cli import run
 
+DEMO = """\
+A first ZIP, from the built-in samples; paste these lines into another terminal:
+
+  GATEWAY={url}
+  ID=$(curl -s $GATEWAY/ticket/generate -H 'Authorization: {secret}' \\
+    -d '{{"items": ["{url}/demo/hello.txt", {{"url": "{url}/demo/numbers.csv", "path": "data"}}]}}' \\
+    | sed 's/.*"id": "\\([^"]*\\)".*/\\1/')
+  curl -so collection.zip $GATEWAY/ticket/$ID/download
+  unzip -t collection.zip
+"""
+
 
 def _store(gateway: Gateway) -> TicketStore:
     return TicketStore(gateway, ttl_s=gateway.section(ArchiveSettings).ticket_ttl)

@@ -58,3 +58,11 @@ def gateway_commands(cli: click.Group) -> None:
     from gateway_archive.cli import ticket
 
     cli.add_command(ticket)
+
+
+@hookimpl
+def gateway_demo(url: str, secret: str) -> str:
+    """A first ZIP."""
+    from gateway_archive.cli import DEMO
+
+    return DEMO.format(url=url, secret=secret)

@@ -1,0 +1,1 @@
+"""Files below the root: opened in confinement, told apart by their identity."""

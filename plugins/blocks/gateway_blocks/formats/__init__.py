@@ -1,0 +1,1 @@
+"""What checksums and folders are told in: Metalink, torrents, checksum lists, manifests, listings."""

@@ -1,0 +1,1 @@
+"""Downloads that end bit-exact: ``gateway get`` and the Python API behind it."""

@@ -1,0 +1,1 @@
+"""What the blocks plugin answers over HTTP."""
