@@ -20,8 +20,16 @@ from process import memory_folder
 from report import Found
 
 WORKLOADS = {
-    module.WORKLOAD.name: module.WORKLOAD
-    for module in (blocks_hash, blocks_ranges, blocks_tiny, blocks_download, blocks_poll, blocks_memory)
+    workload.name: workload
+    for workload in (
+        blocks_hash.WORKLOAD,
+        blocks_ranges.READ,
+        blocks_ranges.DROPPED,
+        blocks_tiny.WORKLOAD,
+        blocks_download.WORKLOAD,
+        blocks_poll.WORKLOAD,
+        blocks_memory.WORKLOAD,
+    )
 }
 SIDES = list(dict.fromkeys(side for workload in WORKLOADS.values() for side in workload.sides))
 DISK = "/var/tmp"

@@ -1,4 +1,4 @@
-"""A client of ranges that costs next to nothing: the kernel throws the bytes away uncopied (tcp(7) MSG_TRUNC)."""
+"""A client of ranges: it reads them, or has the kernel throw them away uncopied, which costs next to nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import time
 from collections.abc import Iterator
 
 TIMEOUT_S = 60
-BUFFER = bytearray(1 << 20)
+BUFFER = bytearray(256 << 10)
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
-def drain(port: int, path: str, ranges: list[range], connections: int) -> float:
+def drain(port: int, path: str, ranges: list[range], *, connections: int, read: bool) -> float:
     """Seconds to get all ``ranges``, one after another on each connection; raises SystemExit if one does not come."""
+    flags = 0 if read else socket.MSG_TRUNC  # tcp(7)
     clock, rest, live = time.perf_counter(), iter(ranges), 0
     with selectors.DefaultSelector() as selector:
         for _ in range(connections):
-            connection = _Connection(port, path, rest)
+            connection = _Connection(port, path, rest, flags)
             if connection.ask():
                 selector.register(connection.socket, selectors.EVENT_READ, connection)
                 live += 1
@@ -37,10 +38,11 @@ def drain(port: int, path: str, ranges: list[range], connections: int) -> float:
 class _Connection:
     """One connection: asks for the next range when it has all of the last."""
 
-    def __init__(self, port: int, path: str, rest: Iterator[range]) -> None:
+    def __init__(self, port: int, path: str, rest: Iterator[range], flags: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
         self._request = f"GET /{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nRange: bytes="
         self._rest = rest
+        self._flags = flags
         self._head = b""
         self._left = 0
 
@@ -58,7 +60,7 @@ class _Connection:
         if b"\r\n\r\n" not in self._head:
             self._take_head()
         else:
-            count = self.socket.recv_into(BUFFER, min(len(BUFFER), self._left), socket.MSG_TRUNC)
+            count = self.socket.recv_into(BUFFER, min(len(BUFFER), self._left), self._flags)
             if not count:
                 raise SystemExit(f"a range broke off with {self._left:,} bytes missing")
             self._left -= count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from blocks_drain import drain
 from blocks_place import Place
@@ -16,7 +17,7 @@ PASSES = 4
 CONNECTIONS = 8
 
 
-def run(place: Place, sides: Sequence[str], rounds: int) -> Rounds:
+def _run(place: Place, sides: Sequence[str], rounds: int, *, read: bool) -> Rounds:
     """All of a file whose sums are known, four times.
 
     The ranges lie across the blocks: whoever asks for the same block again and again has the gateway hash it anew.
@@ -33,7 +34,7 @@ def run(place: Place, sides: Sequence[str], rounds: int) -> Rounds:
         for side in turns(sides, rounds):
             wait_until_idle(servers)
             cpu_before = servers[side].cpu_s()
-            total_s = drain(servers[side].port, big.name, ranges, CONNECTIONS)
+            total_s = drain(servers[side].port, big.name, ranges, connections=CONNECTIONS, read=read)
             cpu_s = servers[side].cpu_s() - cpu_before
             rows[side].append(
                 {"total_s": total_s, "speed": payload_bytes / total_s, "cpu_s_per_gb": cpu_s / payload_bytes * 1e9}
@@ -41,11 +42,16 @@ def run(place: Place, sides: Sequence[str], rounds: int) -> Rounds:
     return rows
 
 
-WORKLOAD = Workload(
-    name="ranges",
-    title="Ranges of 2 MiB of a file of 1 GiB in memory, 8 connections",
-    sides=("gateway", "rd-api", "nginx", "file-response"),
-    columns=(("median s", "total_s", 1, 3), ("GB/s", "speed", 1e-9, 3), ("cpu s / GB", "cpu_s_per_gb", 1, 3)),
-    goals=(Goal("gateway", "speed", "rd-api", at_least=1), Goal("gateway", "speed", "nginx")),
-    run=run,
-)
+def _workload(name: str, client: str, *, read: bool) -> Workload:
+    return Workload(
+        name=name,
+        title=f"Ranges of 2 MiB of a file of 1 GiB in memory, 8 connections, {client}",
+        sides=("gateway", "rd-api", "nginx", "file-response"),
+        columns=(("median s", "total_s", 1, 3), ("GB/s", "speed", 1e-9, 3), ("cpu s / GB", "cpu_s_per_gb", 1, 3)),
+        goals=(Goal("gateway", "speed", "rd-api", at_least=1), Goal("gateway", "speed", "nginx")),
+        run=partial(_run, read=read),
+    )
+
+
+READ = _workload("ranges", "to one thread that reads all of it", read=True)
+DROPPED = _workload("ranges-dropped", "to a client that costs nothing: what the server could do", read=False)

@@ -61,7 +61,7 @@ async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, paren
                 log.info(
                     "ready",
                     url=urls[0] if urls else "",
-                    plugins=[i.name for i in gateway.plugin_infos],
+                    plugins=[i.name for i in gateway.plugin_infos if i.status == "enabled"],
                     pid=os.getpid(),
                 )
                 gateway.emit(SERVER_READY)

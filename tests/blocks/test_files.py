@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import os
 import xml.etree.ElementTree as ET
 
 import pytest
 from multidict import CIMultiDict
+from yarl import URL
 
 from tests.blocks.conftest import BLOCK, MakeServed, Served
 from tests.blocks.files import aged, sha1_blocks
@@ -216,3 +218,22 @@ async def test_a_prefix_goes_before_the_mount(make_served: MakeServed):
         assert (await get(served, "/pre/data/a.bin"))[2] == DATA
         assert (await complete(served, "/pre/data/a.bin"))["path"] == "pre/data/a.bin"
         assert (await get(served, "/data/a.bin"))[0] == 404
+
+
+async def test_names_that_only_a_percent_can_write_are_served(served):
+    name = "line\nbreak ?#%.txt"
+    served.put(name, b"odd")
+    _, _, body = await get(served, "/files/?format=json")
+    (entry,) = json.loads(body)["entries"]
+    url = URL(f"{served.url}/files/{entry['url']}", encoded=True)
+    async with served.gateway.session() as session, session.get(url) as answer:
+        assert (answer.status, await answer.read()) == (200, b"odd")
+    async with served.gateway.session() as session:
+        async with session.get(URL(f"{served.url}/rd/files/{entry['url']}", encoded=True)) as answer:
+            assert (await answer.json())["path"] == f"files/{name}"
+
+
+async def test_a_prefix_alone_leads_to_the_root(make_served: MakeServed):
+    async with make_served({"prefix": "/pre", "mount": "/"}) as served:
+        status, headers, _ = await get(served, "/pre")
+        assert (status, headers["Location"]) == (301, "./pre/")

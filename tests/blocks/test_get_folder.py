@@ -218,7 +218,7 @@ async def test_query_of_the_folder_is_that_of_its_files(hostile: Upstream, tmp_p
     hostile.add("/pub/a?key=1", b"1")
     await fetched(f"{url}?key=1", tmp_path / "out")
     assert tree(tmp_path / "out") == {"a": b"1"}
-    assert {request.target for request in hostile.seen("/rd/pub/")} == {"/rd/pub/?key=1"}
+    assert {request.target for request in hostile.seen("/rd/pub/")} == {"/rd/pub/?key=1&files=1"}
 
 
 async def test_watcher_hears_the_plan_and_every_outcome(hostile: Upstream, tmp_path: Path):

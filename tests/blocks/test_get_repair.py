@@ -168,7 +168,7 @@ def test_a_file_is_not_touched_before_all_that_it_lacks_is_there(server, url, pa
     path.write_bytes(bad)
     server.fault = lambda asked: Fault(cut_after=100) if asked.first >= 30 * BLOCK else None
     with pytest.raises(Unreachable):
-        repair(url, path, tries=2)
+        repair(url, path, tries=2, jobs=1)
     assert path.read_bytes() == bad
     server.fault = lambda _: None
     server.sent.clear()

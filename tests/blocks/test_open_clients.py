@@ -222,6 +222,36 @@ async def test_a_download_is_resumed(behind: Served, relay: Relay, tmp_path: Pat
         relay.exchanges.clear()
 
 
+# A folder by its listing
+
+
+async def test_wget_mirrors_what_a_listing_links_to(served: Served, tmp_path: Path):
+    wget = require_program("wget")
+    names = [
+        "a.bin",
+        "sp ace",
+        "ü",
+        "a&b",
+        'q"uote',
+        "lt<gt>",
+        "hash#tag",
+        "que?ry",
+        "semi;colon",
+        "sub/deep/z",
+        "page.html",
+    ]
+    for name in names:
+        served.put(name, name.encode() * 1000)
+    (tmp_path / "got").mkdir()
+    beside = "--reject=*SUMS,*.meta4,index.html*"
+    options = ("--recursive", "--no-parent", "--no-host-directories", "--cut-dirs=1", beside, "--execute=robots=off")
+    done = await run(wget, *options, f"{served.url}/files/", cwd=tmp_path / "got")
+    assert done.code == 0, done.out
+    files = [path for path in (tmp_path / "got").rglob("*") if path.is_file()]
+    found = {str(path.relative_to(tmp_path / "got")): path.read_bytes() for path in files}
+    assert found == {name: name.encode() * 1000 for name in names}
+
+
 # Checksums
 
 

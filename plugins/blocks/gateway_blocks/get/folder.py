@@ -224,7 +224,9 @@ def _list_of(url: str, options: Options, control: Control) -> tuple[list[Listed]
 
 
 def _ask(client: HttpClient, url: str) -> tuple[list[Listed], bool]:
-    with client.open("GET", metadata_url(url), {"Accept": "application/json", "Accept-Encoding": "gzip"}) as answer:
+    with client.open(
+        "GET", metadata_url(url, files=1), {"Accept": "application/json", "Accept-Encoding": "gzip"}
+    ) as answer:
         if answer.status == 429 or answer.status >= 500:
             raise Busy(f"the server answers {answer.status}", retry_after_s=answer.retry_after_s)
         raw = answer.read_all(_LIST_BYTES)

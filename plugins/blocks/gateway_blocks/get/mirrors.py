@@ -135,9 +135,12 @@ def find_file(session: Session, client: HttpClient) -> Found:
     for url in (session.url, *session.options.mirrors):
         try:
             block_map = RemoteMap.load(url, client)
-        except (Unreachable, NotThere) as error:
+        except Unreachable as error:
             errors.append(error)
             continue
+        except NotThere as error:  # a server may have files beside those that it has checksums of
+            errors.append(error)
+            block_map = None
         if block_map is not None:
             return Found(url, block_map, None)
         without.append(url)

@@ -54,7 +54,9 @@ def total_line(summaries: Sequence[Summary], failed: int, seconds: float, *, uni
     sure = sum(s.size_bytes for s in summaries if s.checked is Checked.BLOCKS)
     unsure = sum(s.size_bytes for s in summaries if s.checked is not Checked.BLOCKS)
     fetched = sum(s.fetched_bytes for s in summaries)
-    parts = [f"{len(summaries)} of {len(summaries) + failed} {unit}" if failed else f"{len(summaries)} {unit}"]
+    count = len(summaries)
+    units = unit.removesuffix("s") if count + failed == 1 else unit
+    parts = [f"{count} of {count + failed} {units}" if failed else f"{count} {units}"]
     if sure or not unsure:
         parts.append(f"{size_text(sure)} verified")
     if unsure:

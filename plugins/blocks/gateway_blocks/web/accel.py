@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 
 from gateway_blocks.files.paths import UrlPath
 from gateway_blocks.files.root import OpenFile
+from gateway_blocks.web.file_response import current_validators, file_headers
 from gateway_core.http.conditional import evaluate
 
 INTERNAL = "/_gateway_blocks/"
@@ -25,10 +26,11 @@ def accelerated(
     nginx opens the file again by its path, outside of the confinement: its location should say
     ``disable_symlinks on``.
     """
-    if any(name in request.headers for name in _OURS):
+    if request.method != hdrs.METH_GET or any(name in request.headers for name in _OURS):
         return None
-    validators = file.identity.validators()
-    if evaluate(request.method, request.headers, validators).status is not None:
+    current = current_validators(file)
+    if evaluate(request.method, request.headers, current).status is not None:
         return None
-    own = {"X-Accel-Redirect": INTERNAL + url.encoded, hdrs.CONTENT_TYPE: media_type, **validators.headers()}
-    return web.Response(headers={**headers, **own})
+    shown = file_headers(current, media_type, headers)
+    shown["X-Accel-Redirect"] = INTERNAL + url.encoded
+    return web.Response(headers=shown)

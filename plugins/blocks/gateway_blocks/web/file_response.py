@@ -47,8 +47,8 @@ async def answer_file(
     turns out too short once the head is out. Raises PreconditionFailed, RangeNotSatisfiable, ClientGone, Unavailable
     when the file cannot be read, SourceError when that shows after the head.
     """
-    current = _validators(file)
-    shown = _headers(current, media_type, headers)
+    current = current_validators(file)
+    shown = file_headers(current, media_type, headers)
     verdict = evaluate(request.method, request.headers, current)
     if verdict is Verdict.PRECONDITION_FAILED:
         raise PreconditionFailed(headers=current.headers())
@@ -73,13 +73,13 @@ async def answer_file(
     return response
 
 
-def _validators(file: OpenFile) -> Validators:
+def current_validators(file: OpenFile) -> Validators:
     """Those of the file; one from the future is told as modified now (RFC 9110 8.8.2.1)."""
     current, now = file.identity.validators(), time.time()
     return current if current.modified is None or current.modified <= now else replace(current, modified=now)
 
 
-def _headers(current: Validators, media_type: str, given: Mapping[str, str]) -> CIMultiDict[str]:
+def file_headers(current: Validators, media_type: str, given: Mapping[str, str]) -> CIMultiDict[str]:
     """Headers of the whole file."""
     headers = CIMultiDict(
         {

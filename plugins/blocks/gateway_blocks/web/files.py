@@ -17,6 +17,7 @@ from gateway_blocks.web.accel import accelerated
 from gateway_blocks.web.file_response import answer_file
 from gateway_blocks.web.folders import send_listing
 from gateway_blocks.web.place import asker, below, opened
+from gateway_blocks.web.recent import Recent
 from gateway_blocks.web.virtual import send_virtual
 from gateway_core import Gateway, NotFound
 from gateway_core.errors import RangeNotSatisfiable
@@ -29,6 +30,7 @@ class Files:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._stall_s = gateway.settings.write_stall_s
+        self._recent: Recent | None = None
 
     async def to_folder(self, request: web.Request) -> web.Response:
         """The mount without its slash leads to the root's listing."""
@@ -40,6 +42,10 @@ class Files:
         Beside each file stand `<file>.meta4` and `<file>.torrent`, in each folder `SHA256SUMS`, `SHA1SUMS`
         and `.meta4`.
         """
+        if self._recent is not None:
+            answer = self._recent.answer(request)
+            if answer is not None:
+                return answer
         service = self._gateway.state[SERVICE_KEY]
         url = below(request, service.base)
         try:
@@ -71,7 +77,11 @@ class Files:
             answer = accelerated(request, file, url, headers=headers, media_type=kind)
             if answer is not None:
                 return answer
-        return await answer_file(request, file, headers=headers, media_type=kind, stall_s=self._stall_s)
+            return await answer_file(request, file, headers=headers, media_type=kind, stall_s=self._stall_s)
+        response = await answer_file(request, file, headers=headers, media_type=kind, stall_s=self._stall_s)
+        self._recent = self._recent or Recent(service.root, service.catalogue)
+        self._recent.note(request, file, response)
+        return response
 
     def _note_range(self, request: web.Request, service: Service, record: Record) -> None:
         """Blocks that are read while the file is hashed come first; one that is read again and again is suspicious."""

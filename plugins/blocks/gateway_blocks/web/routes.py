@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
+from gateway_blocks.files.serving import base_path
 from gateway_blocks.settings import BlocksSettings
 from gateway_blocks.source import SCOPE
 from gateway_blocks.sums.record import Record
@@ -65,7 +66,7 @@ def blocks_routes(gateway: Gateway) -> list[Route]:
     routes = [
         Route(
             method="GET",
-            path="/rd/{path:.*}",
+            path="/rd/{path:(?s:.*)}",
             handler=metadata.blocks,
             name="blocks",
             kind=Kind.STREAM,
@@ -74,7 +75,7 @@ def blocks_routes(gateway: Gateway) -> list[Route]:
         ),
         Route(
             method="POST",
-            path="/rd/{path:.*}",
+            path="/rd/{path:(?s:.*)}",
             handler=metadata.report,
             name="report",
             body=Body.JSON,
@@ -84,16 +85,16 @@ def blocks_routes(gateway: Gateway) -> list[Route]:
         Route(method="GET", path="/blocks/queue", handler=queue.show, name="queue", response=QueueState, scope=SCOPE),
         Route(
             method="GET",
-            path=f"{settings.mount}/{{path:.*}}",
+            path=f"{settings.mount}/{{path:(?s:.*)}}",
             handler=files.serve,
             name="file",
             media_type="application/octet-stream",
             **stream,
         ),
     ]
-    if settings.mount:
+    if base := base_path(settings):
         to_folder = Route(
-            method="GET", path=settings.mount, handler=files.to_folder, name="mount", in_openapi=False, **access
+            method="GET", path=base, handler=files.to_folder, name="mount", at_root=True, in_openapi=False, **access
         )
         routes.append(to_folder)
     return routes
@@ -105,5 +106,5 @@ def _state(record: Record) -> FileState:
         size=record.layout.size_bytes,
         blocks=record.layout.count,
         hashed_blocks=record.table.known,
-        eta_s=record.eta_s(),
+        eta_s=None if (eta_s := record.eta_s()) is None else round(eta_s, 1),
     )
