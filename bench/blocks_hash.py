@@ -53,6 +53,7 @@ WORKLOAD = Workload(
         Goal("gateway", "speed", "rd-api", at_least=3),
         Goal("gateway", "speed", "threads", at_least=0.85),
         Goal("gateway-wait", "speed", "threads", at_least=0.85),
+        Goal("threads", "speed", "rd-api"),
     ),
     run=run,
 )

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import time
+from itertools import count
 
 from aiohttp import HttpVersion, hdrs, web
 from aiohttp.typedefs import Middleware
@@ -35,13 +36,22 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _QUIET = frozenset({"core:healthz", "core:readyz", "core:metrics"})
 
 
+_PROCESS = secrets.token_hex(10)
+_numbers = count(int.from_bytes(secrets.token_bytes(4)))
+
+
+def _new_id() -> str:
+    """An id that no other request has, here or elsewhere; it is no secret."""
+    return f"{_PROCESS}{next(_numbers):012x}"
+
+
 def frame(gateway: Gateway, traffic: Traffic) -> Middleware:
     """The one middleware, outside of everything."""
 
     @web.middleware
     async def framed(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        request[REQUEST_ID] = request_id = given if given and _GIVEN_ID.fullmatch(given) else secrets.token_hex(16)
+        request[REQUEST_ID] = request_id = given if given and _GIVEN_ID.fullmatch(given) else _new_id()
         begin_context(request_id=request_id)
         started, status = time.monotonic(), 500
         traffic.begin()

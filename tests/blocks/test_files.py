@@ -237,3 +237,58 @@ async def test_a_prefix_alone_leads_to_the_root(make_served: MakeServed):
     async with make_served({"prefix": "/pre", "mount": "/"}) as served:
         status, headers, _ = await get(served, "/pre")
         assert (status, headers["Location"]) == (301, "./pre/")
+
+
+async def test_a_file_that_was_served_before_is_answered_the_same(served):
+    served.put("a.txt", b"one")
+    first = await get(served, "/files/a.txt")
+    for _ in range(3):
+        again = await get(served, "/files/a.txt")
+        for _, headers, _ in (first, again):
+            headers.popall("Date", None)
+            headers.popall("X-Request-Id", None)
+        assert again[1] == first[1]
+        assert (again[0], again[2]) == (200, b"one")
+
+
+async def test_a_file_that_was_served_before_and_changed_is_served_as_it_is_now(served):
+    for content in (b"one", b"two", b"three", b""):
+        path = served.put("a.txt", content)
+        for _ in range(2):
+            status, headers, body = await get(served, "/files/a.txt")
+            assert (status, body) == (200, content)
+        assert (await get(served, "/files/a.txt", **{"If-None-Match": headers["ETag"]}))[0] == 304
+        assert (await get(served, "/files/a.txt", Range="bytes=0-0"))[0] == (206 if content else 416)
+    path.unlink()
+    assert (await get(served, "/files/a.txt"))[0] == 404
+    path.mkdir()
+    assert (await get(served, "/files/a.txt"))[0] == 301
+
+
+async def test_a_digest_that_becomes_known_is_told_from_then_on(served):
+    served.put("a.txt", b"one")
+    for _ in range(2):
+        assert "Repr-Digest" not in (await get(served, "/files/a.txt"))[1]
+    await get(served, "/files/SHA256SUMS")
+    for _ in range(2):
+        assert "Repr-Digest" in (await get(served, "/files/a.txt"))[1]
+
+
+async def test_readiness_tells_of_a_root_that_went_away(served):
+    async def degraded(expected: list[str]) -> None:
+        async with served.gateway.session() as session, asyncio.timeout(20):
+            while True:  # what was found is good for a moment
+                async with session.get("/readyz") as answer:
+                    assert answer.status == 200
+                    if (await answer.json()).get("degraded", []) == expected:
+                        return
+                await asyncio.sleep(0.05)
+
+    await degraded([])
+    away = served.root.rename(served.root.with_name("away"))
+    await degraded(["blocks.root"])
+    away.rename(served.root)
+    await degraded([])
+    served.root.rename(away)
+    served.root.mkdir()
+    await degraded(["blocks.root"])

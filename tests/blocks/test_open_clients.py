@@ -102,7 +102,7 @@ async def test_aria2c_downloads_with_a_metalink(behind: Served, relay: Relay, tm
 
 
 async def test_a_metalink_comes_while_the_file_is_hashed(make_served: MakeServed, tmp_path: Path):
-    file = Marked(400 * MIB, MIB)
+    file = Marked(256 * MIB, MIB)
     async with make_served({"block_size": "1M", "hash_workers": 1}) as served, served.gateway.session() as session:
         file.write(served.root / "a.bin")
         async with session.get("/files/a.bin.meta4") as answer:

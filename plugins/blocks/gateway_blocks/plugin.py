@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from gateway_blocks.settings import BlocksSettings
-from gateway_core import Gateway, MigrationSource, PluginSettings, Route, Source, hookimpl
+from gateway_core import Check, Gateway, MigrationSource, PluginSettings, Route, Source, hookimpl
 
 
 @hookimpl
@@ -46,6 +46,14 @@ def gateway_lifespan(gateway: Gateway) -> AbstractAsyncContextManager[None]:
     from gateway_blocks.sums.service import lifespan
 
     return lifespan(gateway)
+
+
+@hookimpl
+def gateway_health(gateway: Gateway) -> Mapping[str, Check]:
+    """Whether the root is there."""
+    from gateway_blocks.sums.service import root_check
+
+    return {"root": root_check(gateway)}
 
 
 @hookimpl

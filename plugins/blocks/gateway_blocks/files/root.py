@@ -186,6 +186,16 @@ class Root:
         if fd >= 0:
             os.close(fd)
 
+    def still_there(self) -> bool:
+        """Whether the folder of that path is still the one that is served. Blocks.
+
+        Raises NotFound when there is none any more, Forbidden and Unavailable when it cannot be looked at.
+        """
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._fd))
+        except OSError as error:
+            raise refusal(error) from error
+
     def open(self, names: tuple[str, ...], *, folder: bool = False) -> OpenFile | OpenFolder:
         """Opens what is at ``names``, only if it is a folder with ``folder``. Blocks: call it in a thread.
 

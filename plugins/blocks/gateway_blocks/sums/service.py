@@ -17,7 +17,10 @@ from gateway_blocks.sums.claims import Claims
 from gateway_blocks.sums.reports import Reports
 from gateway_blocks.sums.store import Place, SumStore
 from gateway_blocks.sums.workshop import Workshop
-from gateway_core import Gateway, StateKey
+from gateway_core import Check, Degraded, Gateway, GatewayError, StateKey
+from gateway_core.observe.logs import get_logger
+
+log = get_logger("gateway.blocks")
 
 SWEEP_EVERY_S = 3600.0
 _DISCARDED = "blocks.discarded"
@@ -51,6 +54,7 @@ async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
     workers = gateway.share(settings.hash_workers or os.cpu_count() or 1)
     catalogue = Catalogue(Workshop(root, store, claims, workers=workers), whole=settings.full_digest)
     reports = Reports(catalogue, lambda: gateway.wakeups.publish(_DISCARDED))
+    log.info("files served", root=str(folder), confined_by=root.level, hash_workers=workers)
     try:
         async with catalogue.running(), _listening(gateway, catalogue):
             gateway.state[SERVICE_KEY] = Service(
@@ -63,6 +67,21 @@ async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
     finally:
         claims.close()
         root.close()
+
+
+def root_check(gateway: Gateway) -> Check:
+    """A check that the folder is still there, and is the one that was opened."""
+
+    async def check() -> None:
+        root = gateway.state[SERVICE_KEY].root
+        try:
+            same = await asyncio.to_thread(root.still_there)
+        except GatewayError as error:
+            raise Degraded("the folder of BLOCKS__ROOT cannot be reached") from error
+        if not same:
+            raise Degraded("the folder of BLOCKS__ROOT was replaced: restart to serve the new one")
+
+    return check
 
 
 def sweeper(gateway: Gateway) -> Callable[[], Awaitable[None]]:
