@@ -76,6 +76,15 @@ class GatewayServer(FileServer):
         yield Server([str(GATEWAY), "serve"], home / "server.log", environment), self.port
 
 
+class GatewayWorkersServer(GatewayServer):
+    """This project with two processes: rd-api and nginx use more than one core as they come."""
+
+    name = "gateway-2"
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, GATEWAY_WORKERS="2")
+
+
 class RdApiServer(FileServer):
     """rd-api and the Redis that it needs."""
 
@@ -117,7 +126,8 @@ class BareServer(FileResponseServer):
 
 
 SERVERS: dict[str, type[FileServer]] = {
-    server.name: server for server in (GatewayServer, RdApiServer, NginxServer, FileResponseServer, BareServer)
+    server.name: server
+    for server in (GatewayServer, GatewayWorkersServer, RdApiServer, NginxServer, FileResponseServer, BareServer)
 }
 
 

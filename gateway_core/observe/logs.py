@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -36,6 +37,7 @@ _NOT_ON_CONSOLE = re.compile(f"[\x00-\x1f{_SEPARATORS}]")
 _NOT_IN_TRACEBACKS = re.compile(f"[\x00-\x08\x0b-\x1f{_SEPARATORS}]")
 _DEEPEST = 8
 _ENCODE = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+_quoted = json.encoder.encode_basestring
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -69,6 +71,10 @@ def _bare_url(match: re.Match[str]) -> str:
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}{cut}"
 
 
+_Line = tuple[float, str, dict[str, Any], dict[str, Any]]
+"""Unix seconds, event, values, context."""
+
+
 class RequestLog:
     """The line of each answered request, written as all others but without their machinery, which costs 0.1 ms.
 
@@ -82,7 +88,8 @@ class RequestLog:
     def __init__(self) -> None:
         self._logger = logging.getLogger(self.NAME)
         self._clean = _Redact(_NOT_IN_JSON)
-        self._lines: list[str] = []
+        self._lines: list[_Line] = []
+        self._second, self._shown_second = 0, ""
         self._no_context = contextvars.Context()
 
     @classmethod
@@ -100,18 +107,7 @@ class RequestLog:
             return
         if not self._logger.isEnabledFor(logging.INFO):
             return
-        if "path" in values:
-            values["path"] = self._clean.text(values["path"])
-        moment = datetime.now(UTC).isoformat(timespec="microseconds")
-        line = {
-            **values,
-            "event": event,
-            **structlog.contextvars.get_contextvars(),
-            "logger": self.NAME,
-            "level": "info",
-            "timestamp": f"{moment[:-6]}Z",
-        }
-        self._lines.append(_ENCODE(line))
+        self._lines.append((time.time(), event, values, structlog.contextvars.get_contextvars()))
         if len(self._lines) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self._write, context=self._no_context)
@@ -123,12 +119,33 @@ class RequestLog:
         handler = self._handler
         if handler is None:
             return
+        text = "".join(map(self._line, lines))
         handler.acquire()
         try:
-            handler.stream.write("\n".join([*lines, ""]))
+            handler.stream.write(text)
             handler.flush()
         finally:
             handler.release()
+
+    def _line(self, line: _Line) -> str:
+        """One line, with the keys in the order in which structlog has them."""
+        moment, event, values, context = line
+        second = int(moment)
+        if second != self._second:
+            self._second = second
+            self._shown_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        if "path" in values:
+            values["path"] = self._clean.text(values["path"])
+        told = ", ".join([f"{_quoted(key)}: {_encoded(value)}" for key, value in (*values.items(), ("event", event))])
+        more = "".join([f", {_quoted(key)}: {_encoded(value)}" for key, value in context.items()])
+        micros = int((moment - second) * 1e6)
+        stamp = f"{self._shown_second}.{micros:06}Z"
+        return f'{{{told}{more}, "logger": "{self.NAME}", "level": "info", "timestamp": "{stamp}"}}\n'
+
+
+def _encoded(value: Any) -> str:
+    """``value`` in JSON."""
+    return _quoted(value) if type(value) is str else _ENCODE(value)
 
 
 class _Redact:

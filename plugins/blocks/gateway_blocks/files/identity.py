@@ -37,12 +37,16 @@ class Identity:
         return (time.time_ns() if now_ns is None else now_ns) - self.mtime_ns < YOUNG_NS
 
     def settles_in_s(self, now_ns: int | None = None) -> float:
-        """Seconds until a further write must show in the time stamps: they are as coarse as the kernel's tick, or as
-        the file system's second, and what is read before could change under the same identity.
+        """Seconds until what is read can be held against the time stamps.
+
+        They are as coarse as the kernel's tick, or as the file system's second. And a write moves them when it begins:
+        what a long one puts in place later changes nothing any more, so a file that was written to just now is left
+        alone for a while.
         """
+        now = time.time_ns() if now_ns is None else now_ns
         grain_ns = YOUNG_NS if self.ctime_ns % 1_000_000_000 == 0 else _TICK_NS
-        age_ns = (time.time_ns() if now_ns is None else now_ns) - self.ctime_ns
-        return max(0, grain_ns - max(0, age_ns)) / 1e9
+        waits_ns = (YOUNG_NS - max(0, now - self.mtime_ns), grain_ns - max(0, now - self.ctime_ns))
+        return max(0, *waits_ns) / 1e9
 
     def etag(self, *, now_ns: int | None = None) -> ETag:
         """Size and time, in hexadecimal: equal on mirrors that keep times. Weak while the file is young."""

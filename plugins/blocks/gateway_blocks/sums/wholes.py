@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from gateway_blocks.sums.record import Record
 from gateway_blocks.sums.shelf import Shelf
@@ -11,6 +12,7 @@ from gateway_blocks.sums.workshop import Workshop
 from gateway_core import GatewayError
 
 _MAX_WAITING = 1000
+_SAVED_S = 30.0
 
 
 class Wholes:
@@ -56,11 +58,24 @@ class Wholes:
         if not shop.claims.claim(claim):  # another process makes them; who still waits asks again
             await shop.learn(record)
             return
+        made = False
         try:
             await shop.learn(record)
             if record.whole is None:
                 whole = await shop.hash(record, claim, iter(()), whole=True)
                 assert whole is not None
                 shop.keeper.put_whole(record, whole)
+                made = True
         finally:
-            shop.claims.release(claim)
+            if not made:
+                shop.claims.release(claim)
+        if made:
+            shop.spawn(self._release_when_saved(record, claim))
+
+    async def _release_when_saved(self, record: Record, claim: str) -> None:
+        """Until then another process would not find the digests, and make them once more."""
+        try:
+            with suppress(GatewayError):
+                await record.wait_for(lambda: record.whole is not None, _SAVED_S)
+        finally:
+            self._workshop.claims.release(claim)
