@@ -13,6 +13,7 @@ import pytest
 from multidict import CIMultiDict
 from yarl import URL
 
+from gateway_core.testing.plugin import Run
 from tests.blocks.conftest import BLOCK, MakeServed, Served
 from tests.blocks.files import aged, sha1_blocks
 from tests.blocks.test_rd_contract import complete
@@ -292,3 +293,10 @@ async def test_readiness_tells_of_a_root_that_went_away(served):
     served.root.rename(away)
     served.root.mkdir()
     await degraded(["blocks.root"])
+
+
+async def test_the_doctor_finds_that_there_is_no_root(run_gateway: Run, tmp_path):
+    done = await run_gateway("doctor", env={"GATEWAY_BLOCKS__ROOT": str(tmp_path / "none")})
+    assert done.code == 1
+    assert "blocks.root" in done.out
+    assert "BLOCKS__ROOT" in done.out

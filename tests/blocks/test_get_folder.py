@@ -390,7 +390,7 @@ async def test_stop_ends_all_files(hostile: Upstream, tmp_path: Path):
     stop.set()
     with pytest.raises(Stopped):
         await asyncio.wait_for(work, 10)
-    assert {name.partition(".")[1] for name in tree(tmp_path / "out")} == {"."}
+    assert {name.partition(".")[1] for name in tree(tmp_path / "out")} <= {"."}
 
 
 async def test_signal_stops_a_folder(hostile: Upstream, get: GetCommand):

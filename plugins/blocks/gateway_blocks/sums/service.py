@@ -73,15 +73,23 @@ def root_check(gateway: Gateway) -> Check:
     """A check that the folder is still there, and is the one that was opened."""
 
     async def check() -> None:
-        root = gateway.state[SERVICE_KEY].root
+        if SERVICE_KEY not in gateway.state:  # a command asks, nothing is served
+            await asyncio.to_thread(_try_root, gateway)
+            return
         try:
-            same = await asyncio.to_thread(root.still_there)
+            same = await asyncio.to_thread(gateway.state[SERVICE_KEY].root.still_there)
         except GatewayError as error:
             raise Degraded("the folder of BLOCKS__ROOT cannot be reached") from error
         if not same:
             raise Degraded("the folder of BLOCKS__ROOT was replaced: restart to serve the new one")
 
     return check
+
+
+def _try_root(gateway: Gateway) -> None:
+    """Open the folder as serving would; raises ConfigError."""
+    settings = gateway.section(BlocksSettings)
+    Root(served_folder(settings, gateway.settings.data_dir)).close()
 
 
 def sweeper(gateway: Gateway) -> Callable[[], Awaitable[None]]:
