@@ -90,6 +90,7 @@ def test_failure_that_is_worth_retrying_says_that_nothing_is_lost():
 
 def test_failure_names_the_file_once():
     assert failure_line("x/a", Differs("x/a is not there")) == "x/a: not there"
+    assert failure_line("a", Differs("a differs in 1 of 2 blocks")) == "a: differs in 1 of 2 blocks"
 
 
 def test_text_of_a_server_cannot_steer_the_terminal():

@@ -41,7 +41,7 @@ def success_line(name: str, summary: Summary, work: Work = Work.DOWNLOAD) -> str
 
 def failure_line(name: str, error: GatewayError) -> str:
     """One line for a file that is not, with what can be done about it."""
-    return printable(f"{name}: {_what_failed(error).removeprefix(f'{name} is ')}")
+    return printable(f"{name}: {_what_failed(error).removeprefix(f'{name} ').removeprefix('is ')}")
 
 
 def is_unchanged(summary: Summary) -> bool:
