@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -131,7 +131,8 @@ class Stand(ThreadingHTTPServer):
         """Reset every connection."""
         with self.changed:
             for connection in self.open_connections:
-                connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # its client has gone just now
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request, client_address) -> None:
         """Clients that go away are nothing to tell."""
@@ -288,7 +289,8 @@ class _Handler(BaseHTTPRequestHandler):
             done = offset - first
             if fault.cut_after is not None and done >= fault.cut_after:
                 self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
                 return
             if fault.stall_after is not None and done >= fault.stall_after:
                 server.over.wait()
