@@ -53,6 +53,7 @@ class Workshop:
         task = asyncio.get_running_loop().create_task(_supervised(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before it began
 
     async def hash(
         self, record: Record, name: str, todo: Iterator[int], *, whole: bool = False, on_block: OnBlock | None = None
