@@ -15,9 +15,9 @@ import blocks_poll
 import blocks_ranges
 import blocks_tiny
 from blocks_place import Place
-from blocks_workload import report
 from process import memory_folder
 from report import Found
+from workload import report
 
 WORKLOADS = {
     workload.name: workload

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from blocks_clients import CLIENTS, measured
 from blocks_place import Place
 from blocks_rd import RdConnection
-from blocks_servers import running, wait_until_idle
-from blocks_workload import Goal, Rounds, Workload, turns
+from blocks_servers import running
+from process import wait_until_idle
+from workload import Goal, Rounds, Workload, turns
 
 SIZE_BYTES = 1 << 30
 

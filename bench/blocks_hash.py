@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from blocks_place import Place
 from blocks_rd import RdConnection
-from blocks_servers import running, wait_until_idle
+from blocks_servers import running
 from blocks_threads import block_sums
-from blocks_workload import Goal, Rounds, Workload, turns
+from process import wait_until_idle
+from workload import Goal, Rounds, Workload, turns
 
 SIZE_BYTES = 1 << 30
 SERVER_OF = {"gateway": "gateway", "gateway-wait": "gateway", "rd-api": "rd-api"}

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from blocks_clients import OUT, measured
 from blocks_place import Place
 from blocks_rd import RdConnection
-from blocks_servers import GatewayServer, wait_until_idle
-from blocks_workload import Goal, Rounds, Workload
+from blocks_servers import GatewayServer
+from process import wait_until_idle
 from programs import GATEWAY
 from report import Summary
+from workload import Goal, Rounds, Workload
 
 LIMIT_MB = 100
 HUGE_BYTES = 20 * 10**9

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from blocks_place import Place
 from blocks_rd import RdConnection
-from blocks_servers import FileServer, GatewayServer, RdApiServer, wait_until_idle
-from blocks_workload import Rounds, Workload
+from blocks_servers import FileServer, GatewayServer, RdApiServer
+from process import wait_until_idle
 from report import Summary
+from workload import Rounds, Workload
 
 NAME = "huge.bin"
 SIZE_BYTES = 100 * 10**9

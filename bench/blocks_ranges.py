@@ -8,8 +8,9 @@ from functools import partial
 from blocks_drain import drain
 from blocks_place import Place
 from blocks_rd import RdConnection
-from blocks_servers import running, wait_until_idle
-from blocks_workload import Goal, Rounds, Workload, turns
+from blocks_servers import running
+from process import wait_until_idle
+from workload import Goal, Rounds, Workload, turns
 
 SIZE_BYTES = 1 << 30
 RANGE_BYTES = 2 << 20
@@ -42,7 +43,7 @@ def _run(place: Place, sides: Sequence[str], rounds: int, *, read: bool) -> Roun
     return rows
 
 
-def _workload(name: str, client: str, *, read: bool) -> Workload:
+def _workload(name: str, client: str, *, read: bool) -> Workload[Place]:
     return Workload(
         name=name,
         title=f"Ranges of 2 MiB of a file of 1 GiB in memory, 8 connections, {client}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -140,24 +139,3 @@ def running(place: Place, names: Sequence[str], path: str) -> Iterator[Mapping[s
             stack.enter_context(server.running(place.folder(server.name)))
             server.check(path)
         yield servers
-
-
-def wait_until_idle(servers: Mapping[str, FileServer], *, timeout_s: float = 120) -> None:
-    """Until none of them computes any more: what one does in the background must not slow the next.
-
-    Raises SystemExit when that does not come.
-    """
-    deadline = time.monotonic() + timeout_s
-    before = _cpu_s(servers)
-    while True:
-        time.sleep(0.3)
-        now = _cpu_s(servers)
-        if now - before < 0.025:  # two ticks: some have a timer
-            return
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{', '.join(servers)}: still busy after {timeout_s:g} s")
-        before = now
-
-
-def _cpu_s(servers: Mapping[str, FileServer]) -> float:
-    return sum(server.cpu_s() for server in servers.values())

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 
 from blocks_place import Place
-from blocks_servers import FileServer, running, wait_until_idle
-from blocks_workload import Goal, Rounds, Workload, turns
-from process import clean_environment, output_of
+from blocks_servers import FileServer, running
+from process import clean_environment, output_of, wait_until_idle
 from programs import HERE, program
 from report import Summary
+from workload import Goal, Rounds, Workload, turns
 
 SIZE_BYTES = 20_000
 FILES = 1000

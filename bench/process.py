@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -40,8 +41,8 @@ def memory_folder(room_bytes: int = 0) -> str | None:
     return None
 
 
-def output_of(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+def output_of(command: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
         raise SystemExit(f"{command} failed with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -50,11 +51,19 @@ def output_of(command: Sequence[str], environment: Mapping[str, str]) -> str:
 class Server:
     """A server process; ``log`` takes its output and is shown when it does not come up."""
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str], *, cwd: Path | None = None
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     @contextmanager
@@ -78,29 +87,72 @@ class Server:
                     os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(10)
 
-    def pids(self) -> list[int]:
-        """The process and its descendants."""
-        found = [self.process.pid]
-        for pid in found:
+    def family(self) -> list[tuple[int, int]]:
+        """Pid and generation: of the process, which is 0, and of its descendants."""
+        found = [(self.process.pid, 0)]
+        for pid, generation in found:
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
-                    found += map(int, children.read_text().split())
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                    found += [(int(child), generation + 1) for child in children.read_text().split()]
         return found
 
     def peak_rss_bytes(self) -> int:
         """VmHWM since its start of the largest process: where there are several, the one that does the work."""
-        lines = (line for pid in self.pids() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return max(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+        return max(peak for _, peak in self.peaks_bytes())
+
+    def peaks_bytes(self) -> list[tuple[int, int]]:
+        """Generation and VmHWM of each process."""
+        return [(generation, _peak_bytes(pid)) for pid, generation in self.family()]
 
     def cpu_s(self) -> float:
-        """User and system time of all processes so far."""
-        return sum(_cpu_s(Path(f"/proc/{pid}/stat")) for pid in self.pids())
+        """User and system time of all processes so far, also of those that have ended and were waited for."""
+        return sum(sum(_times_s(Path(f"/proc/{pid}/stat"))) for pid, _ in self.family())
 
     def main_thread_cpu_s(self) -> float:
-        """The same of the process's first thread alone."""
-        return _cpu_s(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat"))
+        """Of the process's first thread alone."""
+        return sum(_times_s(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat"))[:2])
 
 
-def _cpu_s(stat: Path) -> float:
-    fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+def _times_s(stat: Path) -> list[float]:
+    """proc(5): utime, stime, cutime, cstime; none of a process that has just ended."""
+    try:
+        fields = stat.read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(field) / TICKS_PER_S for field in fields[11:15]]
+
+
+def _peak_bytes(pid: int) -> int:
+    """0 of a process that has just ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+class Computes(Protocol):
+    """Whatever can say how much CPU time it has taken so far."""
+
+    def cpu_s(self) -> float: ...
+
+
+def wait_until_idle(servers: Mapping[str, Computes], *, timeout_s: float = 120) -> None:
+    """Until none of them computes any more: what one does in the background must not slow the next.
+
+    Raises SystemExit when that does not come.
+    """
+    deadline = time.monotonic() + timeout_s
+    before = _all_cpu_s(servers)
+    while True:
+        time.sleep(0.3)
+        now = _all_cpu_s(servers)
+        if now - before < 0.025:  # two ticks: some have a timer
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{', '.join(servers)}: still busy after {timeout_s:g} s")
+        before = now
+
+
+def _all_cpu_s(servers: Mapping[str, Computes]) -> float:
+    return sum(server.cpu_s() for server in servers.values())

@@ -22,16 +22,20 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def installed(*requirements: str) -> Path:
+def installed(*requirements: str, alone: bool = False) -> Path:
     """The folder with the programs of ``requirements`` from PyPI, the first of them pinned by ``==``.
 
-    They have a virtual environment of their own, which is kept in the cache directory.
+    They have a virtual environment of their own, which is kept in the cache directory. ``alone``: the first comes
+    without what it asks for itself, the others are in its stead.
     """
     venv = CACHE / requirements[0].replace("==", "-")
     complete = venv / "complete"
     if not complete.exists():
         print(f"installing {requirements[0]} into {venv}", file=sys.stderr)
         output_of([sys.executable, "-m", "venv", "--clear", str(venv)], clean_environment())
-        output_of([str(venv / "bin" / "pip"), "install", "-q", *requirements], clean_environment())
+        pip = [str(venv / "bin" / "pip"), "install", "-q"]
+        if alone:
+            output_of([*pip, "--no-deps", requirements[0]], clean_environment())
+        output_of([*pip, *requirements[alone:]], clean_environment())
         complete.touch()
     return venv / "bin"

@@ -15,6 +15,7 @@
     │   ├── RequestTimeout       408
     │   ├── Conflict             409
     │   ├── Gone                 410
+    │   ├── PreconditionFailed   412  another version than the one meant
     │   ├── TooLarge             413
     │   ├── UriTooLong           414
     │   ├── RangeNotSatisfiable  416
@@ -142,6 +143,12 @@ class Gone(HttpError):
     """410: it was there and is no more."""
 
     status, type, title = 410, "gone", "Gone"
+
+
+class PreconditionFailed(HttpError):
+    """412: what is there is not the version that the request is about; the headers tell which it is."""
+
+    status, type, title = 412, "precondition-failed", "Precondition failed"
 
 
 class TooLarge(HttpError):

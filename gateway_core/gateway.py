@@ -45,8 +45,8 @@ S = TypeVar("S", bound=PluginSettings)
 _SWEEP_EVERY_S = 3600.0
 _KEEP_OUTBOX_S = 7 * 86400.0
 _KEEP_STAGED_S = 86400.0
-Check = Callable[[], Awaitable[None]]
-"""A named check for ``/readyz``: raises when something is wrong."""
+Check = Callable[[], Awaitable[str | None]]
+"""A named check for ``/readyz``: raises when something is wrong, may return what is in force."""
 
 
 class Degraded(GatewayError):
@@ -127,6 +127,8 @@ class Gateway:
     storage: Storage
     http: GuardedClient
     auth: Chain
+    private_paths: tuple[Path, ...]
+    """Where secrets lie: the data folder, the settings file, files of secrets. Nothing of it is for what jobs run."""
     scratch_dir: Path
     """For temporary files of this process, emptied when it ends; never for what must last."""
 
@@ -145,6 +147,7 @@ class Gateway:
         self.instance = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.log = get_logger("gateway")
         self.plugin_infos: Sequence[Any] = ()
+        self.private_paths = (settings.data_dir,)
 
     @property
     def public_url(self) -> str:

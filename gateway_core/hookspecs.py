@@ -97,7 +97,7 @@ def gateway_migrations() -> MigrationSource:  # type: ignore[empty-body]
 def gateway_health(gateway: Gateway) -> Mapping[str, Check]:  # type: ignore[empty-body]
     """Return named async checks for ``/readyz``; one that raises makes the gateway unready, its message is shown.
 
-    A check that raises ``Degraded`` is listed without making the gateway unready.
+    A check that raises ``Degraded`` is listed without making the gateway unready; a text that it returns is shown.
     """
 
 

@@ -35,6 +35,7 @@ def compose(inputs: Inputs, *, role: Role, extra: Mapping[str, object] | None = 
     loaded = load_settings(inputs, plugins.sections(), disabled=plugins.idle)
     gateway = Gateway(loaded.settings, plugins, role=role)
     gateway.plugin_infos = plugins.infos
+    gateway.private_paths = (loaded.settings.data_dir, *inputs.private_files())
     register(gateway)
     return Composition(gateway, loaded, plugins)
 

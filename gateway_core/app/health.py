@@ -17,7 +17,7 @@ REMEMBER_S = 1.0
 
 @dataclass(frozen=True)
 class Readiness:
-    """The answer of ``/readyz``: ``checks`` by name is ``ok`` or what is wrong."""
+    """The answer of ``/readyz``: ``checks`` by name is ``ok``, ``ok: what is in force``, or what is wrong."""
 
     ready: bool
     draining: bool
@@ -59,7 +59,7 @@ class Health:
     async def _one(self, check: Check) -> tuple[str, str]:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
-                await check()
+                said = await check()
         except Degraded as exc:
             return "degraded", exc.detail
         except TimeoutError:
@@ -68,7 +68,7 @@ class Health:
             return "failed", exc.detail or exc.title
         except Exception as exc:  # noqa: BLE001 - a supervisor's border: a broken check is an unready gateway
             return "failed", type(exc).__name__
-        return "ok", "ok"
+        return "ok", f"ok: {said}" if said else "ok"
 
     def _core_checks(self) -> dict[str, Check]:
         gateway = self._gateway

@@ -51,6 +51,7 @@ class ClientStore:
     def __init__(self, db: Database, keyring: Keyring, wakeups: Wakeups) -> None:
         self._db, self._keyring, self._wakeups = db, keyring, wakeups
         self._cache: OrderedDict[str, tuple[float, Client | None]] = OrderedDict()
+        self._secrets: dict[str, tuple[float, str]] = {}
         self._touched: dict[str, float] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -59,25 +60,45 @@ class ClientStore:
         if not secrets.plausible(secret):
             return None
         hashed = secrets.digest(secret)
-        return await self._cached(f"secret/{hashed}", clients.c.secret_sha256 == hashed)
+        return await self._cached("secret", hashed)
 
     async def find(self, name_or_id: str) -> Client | None:
         """The client with that name, else with that id (dashes allowed), None when there is none or it has expired."""
         if not _presentable(name_or_id):
             return None
-        by_name = await self._cached(f"name/{name_or_id}", clients.c.name == name_or_id)
+        by_name = await self._cached("name", name_or_id)
         if by_name is not None:
             return by_name
         plain = name_or_id.replace("-", "").lower()
-        return await self._cached(f"id/{plain}", clients.c.id == plain)
+        return await self._cached("id", plain)
+
+    async def existing(self, name_or_id: str) -> Client:
+        """The client with that name, else with that id, expired or not; raises NotFound. Does not count as its use."""
+        plain = name_or_id.replace("-", "").lower()
+        query = sa.select(clients).where(sa.or_(clients.c.name == name_or_id, clients.c.id == plain), ALIVE)
+        rows: Sequence[Any] = ()
+        if _presentable(name_or_id):
+            async with self._db.read() as tx:
+                rows = await tx.rows(query)
+        if not rows:
+            raise NotFound(f"no client {name_or_id[:40]!r}")
+        return _client(next((row for row in rows if row.name == name_or_id), rows[0]))
 
     async def secret_of(self, client_id: str) -> str:
         """The plain secret, for HMAC and JWT schemes; raises NotFound."""
+        now = time.monotonic()
+        known = self._secrets.get(client_id)
+        if known is not None and known[0] >= now:
+            return known[1]
         async with self._db.read() as tx:
-            token = await tx.scalar(sa.select(clients.c.secret_encrypted).where(clients.c.id == client_id, ALIVE))
+            token = await tx.scalar(_SECRET_OF, {"wanted": client_id})
         if token is None:
             raise NotFound(f"no client {client_id}")
-        return self._keyring.decrypt(token.encode()).decode()
+        secret = self._keyring.decrypt(token.encode()).decode()
+        if len(self._secrets) >= CACHE_SIZE:
+            self._secrets.clear()
+        self._secrets[client_id] = (now + CACHE_S, secret)
+        return secret
 
     async def add(self, new: NewClient) -> tuple[Client, str]:
         """Make a client; returns it with its plain secret.
@@ -120,7 +141,7 @@ class ClientStore:
 
     async def revoke(self, name: str) -> Client:
         """Shut out the client of that name or id at once, and free its name; raises NotFound."""
-        client = await self._existing(name)
+        client = await self.existing(name)
         async with self._db.write() as tx:
             await tx.execute(sa.update(clients).where(clients.c.id == client.id).values(revoked=self._db.now()))
         self._forget()
@@ -128,7 +149,7 @@ class ClientStore:
 
     async def rotate(self, name: str) -> tuple[Client, str]:
         """Give the client of that name or id a new secret; the old one stops at once. Raises NotFound."""
-        client = await self._existing(name)
+        client = await self.existing(name)
         secret = secrets.new_secret()
         async with self._db.write() as tx:
             await tx.execute(sa.update(clients).where(clients.c.id == client.id).values(self._secret_columns(secret)))
@@ -140,7 +161,7 @@ class ClientStore:
         with self._wakeups.subscribe(TOPIC) as changes:
             while True:
                 if await changes.wait(60.0):
-                    self._cache.clear()
+                    self._clear()
 
     async def close(self) -> None:
         """Wait for what is being written about ``last_used``."""
@@ -167,23 +188,12 @@ class ClientStore:
             put = self._db.insert(meta).values(key=key, value=current)
             await tx.execute(put.on_conflict_do_update(index_elements=[meta.c.key], set_={"value": current}))
 
-    async def _existing(self, name_or_id: str) -> Client:
-        plain = name_or_id.replace("-", "").lower()
-        query = sa.select(clients).where(sa.or_(clients.c.name == name_or_id, clients.c.id == plain), ALIVE)
-        rows: Sequence[Any] = ()
-        if _presentable(name_or_id):
-            async with self._db.read() as tx:
-                rows = await tx.rows(query)
-        if not rows:
-            raise NotFound(f"no client {name_or_id[:40]!r}")
-        return _client(next((row for row in rows if row.name == name_or_id), rows[0]))
-
-    async def _cached(self, key: str, condition: sa.ColumnElement[bool]) -> Client | None:
-        now = time.monotonic()
+    async def _cached(self, by: str, value: str) -> Client | None:
+        now, key = time.monotonic(), f"{by}/{value}"
         known = self._cache.get(key)
         if known is None or known[0] < now:
             async with self._db.read() as tx:
-                row = await tx.first(sa.select(clients).where(condition, ALIVE))
+                row = await tx.first(_CLIENT_BY[by], {"wanted": value})
             known = (now + CACHE_S, None if row is None else _client(row))
             self._cache[key] = known
             self._cache.move_to_end(key)
@@ -217,9 +227,21 @@ class ClientStore:
             "secret_encrypted": self._keyring.encrypt(secret.encode()).decode(),
         }
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._cache.clear()
+        self._secrets.clear()
+
+    def _forget(self) -> None:
+        self._clear()
         self._wakeups.publish(TOPIC)
+
+
+_CLIENT_BY = {
+    by: sa.select(clients).where(column == sa.bindparam("wanted"), ALIVE)
+    for by, column in (("secret", clients.c.secret_sha256), ("name", clients.c.name), ("id", clients.c.id))
+}
+"""Asked with many requests: making a statement takes longer than running it."""
+_SECRET_OF = sa.select(clients.c.secret_encrypted).where(clients.c.id == sa.bindparam("wanted"), ALIVE)
 
 
 def _presentable(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from gateway_core.auth.client import Client
 from gateway_core.cli.context import run
 from gateway_core.gateway import Gateway
 from gateway_core.observe.events import CLIENT_CREATED, CLIENT_REVOKED, CLIENT_ROTATED
-from gateway_core.settings import parse_duration
+from gateway_core.settings import Settings, parse_duration
 
 
 @click.group("client")
@@ -29,7 +30,7 @@ def command() -> None:
 @click.argument("name")
 @click.option("--scope", "scopes", metavar="S", multiple=True, help="What it may do; default: all that is not special.")
 @click.option("--expires", metavar="D", help="Life, such as 90d, or a date such as 2030-01-31.")
-@click.option("--json", "as_json", is_flag=True, help='Print {"id", "name", "secret", "scopes"}.')
+@click.option("--json", "as_json", is_flag=True, help="Print its credentials as JSON.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write that JSON to a new 0600 file.")
 @click.option("--id", "client_id", help="Use this id: 32 hex digits, dashes allowed.")
 @click.option("--secret", help="Use this secret; it is visible in the process list while the command runs.")
@@ -56,21 +57,21 @@ def add(
             "1 to 512 visible ASCII characters, and no gw_... with a typing error", param_hint="--secret"
         )
 
-    async def work(gateway: Gateway) -> tuple[Client, str]:
+    async def work(gateway: Gateway) -> dict[str, object]:
         granted = _scopes(gateway, scopes)
         client, made = await gateway.clients.add(NewClient(name, granted, moment, plain_id, secret))
         gateway.emit(CLIENT_CREATED, client=client.id, name=client.name)
-        return client, made
+        return _credentials(client, made, _endpoint(gateway.settings))
 
     with _secret_file(out) as file:
-        client, made = run(work)
-        text = json.dumps({"id": client.id, "name": client.name, "secret": made, "scopes": sorted(client.scopes)})
+        made = run(work)
+        text = json.dumps(made)
         if file is not None:
             file.write(text + "\n")
     if out is not None:
-        click.echo(f"Client created: {client.name} - written to {out}")
+        click.echo(f"Client created: {name} - written to {out}")
     else:
-        click.echo(text if as_json else f"Client created: {client.name} - {made}")
+        click.echo(text if as_json else f"Client created: {name} - {made['secret']}")
 
 
 @command.command("list")
@@ -121,6 +122,19 @@ def rotate(name: str) -> None:
     click.echo(f"Client rotated: {client.name} - {made}")
 
 
+@command.command("webhook-secret")
+@click.argument("name")
+def webhook_secret(name: str) -> None:
+    """Print what the receiver of webhooks of the client NAME (or id) verifies them with."""
+
+    async def work(gateway: Gateway) -> str:
+        client = await gateway.clients.existing(name)
+        return await gateway.clients.secret_of(client.id)
+
+    # Standard Webhooks: base64 of the key, which is the secret's own bytes
+    click.echo(f"whsec_{base64.b64encode(run(work).encode()).decode()}")
+
+
 @command.command("import")
 @click.argument("kind", type=click.Choice(["fpx", "circe"]))
 @click.argument("database", metavar="DB")
@@ -141,6 +155,20 @@ def import_clients(kind: str, database: str) -> None:
     for line in kept:
         click.echo(f"left alone: {line}", err=True)
     click.echo(f"{count} clients imported")
+
+
+def _credentials(client: Client, secret: str, endpoint: str) -> dict[str, object]:
+    """What a client has to know, under our names and under those that Circe's client library reads."""
+    ours = {"id": client.id, "name": client.name, "secret": secret, "scopes": sorted(client.scopes)}
+    return {**ours, "uuid": client.id, "title": client.name, "endpoint": endpoint}
+
+
+def _endpoint(settings: Settings) -> str:
+    """Where clients on this machine reach the gateway, or ``PUBLIC_URL``; with a slash at the end."""
+    if settings.public_url:
+        return f"{settings.public_url}/"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}/" if ":" in host else f"http://{host}:{settings.port}/"
 
 
 def _scopes(gateway: Gateway, wanted: tuple[str, ...]) -> frozenset[str]:

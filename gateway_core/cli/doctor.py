@@ -137,9 +137,8 @@ async def _redis(gateway: Gateway) -> str:
     return "answers"
 
 
-async def _plugin(check: Callable[[], Awaitable[None]]) -> str:
-    await check()
-    return "ok"
+async def _plugin(check: Callable[[], Awaitable[str | None]]) -> str:
+    return await check() or "ok"
 
 
 async def _egress(gateway: Gateway, url: str) -> str:

@@ -32,7 +32,14 @@ def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ``gateway client add --out`` wrote. No server settings are loaded.
     """
 
-    @click.option("--server", envvar="GATEWAY_URL", metavar="URL", default="http://127.0.0.1:8000", show_default=True)
+    @click.option(
+        "--server",
+        envvar="GATEWAY_URL",
+        metavar="URL",
+        default="http://127.0.0.1:8000",
+        show_default=True,
+        help="Where the gateway is.",
+    )
     @click.option("--secret", envvar="GATEWAY_SECRET", help="Secret of a client; better in the environment or a file.")
     @click.option(
         "--credentials",

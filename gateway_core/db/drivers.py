@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection
+from sqlalchemy.pool import QueuePool
 
 from gateway_core.db.files import journal_mode
 from gateway_core.db.sqlalchemy_core import AsyncEngine, create_async_engine
+from gateway_core.db.sqlite_threads import SqliteEngine
 from gateway_core.db.url import DatabaseUrl
 
 _POOL_RECYCLE_S = 300
@@ -24,12 +26,12 @@ class Timeouts:
     statement_s: float
 
 
-def sqlite_reader(url: DatabaseUrl, connections: int, busy_s: float) -> AsyncEngine:
+def sqlite_reader(url: DatabaseUrl, connections: int, busy_s: float) -> SqliteEngine:
     """Connections that see one state a transaction and refuse to write."""
     return _sqlite(url, connections, busy_s, begin="BEGIN", pragmas=("PRAGMA query_only=ON",))
 
 
-def sqlite_writer(url: DatabaseUrl, busy_s: float) -> AsyncEngine:
+def sqlite_writer(url: DatabaseUrl, busy_s: float) -> SqliteEngine:
     """The one connection that writes: durable at commit (``synchronous=FULL``) and never half-way from read to write.
 
     A deferred transaction that turns from reading to writing fails at once, whatever ``busy_timeout`` says.
@@ -62,9 +64,10 @@ def postgresql(url: DatabaseUrl, *, connections: int, overflow: int, timeouts: T
     )
 
 
-def _sqlite(url: DatabaseUrl, connections: int, busy_s: float, *, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
-    engine = create_async_engine(
+def _sqlite(url: DatabaseUrl, connections: int, busy_s: float, *, begin: str, pragmas: tuple[str, ...]) -> SqliteEngine:
+    engine = create_engine(
         url.url,
+        poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=busy_s,
@@ -72,7 +75,7 @@ def _sqlite(url: DatabaseUrl, connections: int, busy_s: float, *, begin: str, pr
         pool_reset_on_return=None,  # a Transaction gives no connection back that is not clean
         hide_parameters=True,
         # isolation_level None: the driver begins nothing by itself, BEGIN is ours
-        connect_args={"timeout": busy_s, "isolation_level": None},
+        connect_args={"timeout": busy_s, "isolation_level": None, "check_same_thread": False},
     )
 
     def on_connect(connection: Any, _record: Any) -> None:
@@ -82,9 +85,9 @@ def _sqlite(url: DatabaseUrl, connections: int, busy_s: float, *, begin: str, pr
         cursor.close()
 
     def on_begin(connection: Connection) -> None:
-        adapted: Any = connection.connection.dbapi_connection
-        adapted.run_async(lambda driver: driver.execute(begin))  # one trip to the thread; a cursor makes four
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute(begin)
 
-    event.listen(engine.sync_engine, "connect", on_connect)
-    event.listen(engine.sync_engine, "begin", on_begin)
-    return engine
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+    return SqliteEngine(engine, connections)

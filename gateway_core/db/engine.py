@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import ColumnElement, Table, select, true
 
@@ -17,7 +17,8 @@ from gateway_core.db.failures import HOPELESS, sqlstate
 from gateway_core.db.files import lock_path, make_file
 from gateway_core.db.locks import WriterLock
 from gateway_core.db.sqlalchemy_core import AsyncEngine
-from gateway_core.db.transaction import Transaction
+from gateway_core.db.sqlite_threads import SqliteEngine
+from gateway_core.db.transaction import Connection, Transaction
 from gateway_core.db.url import DatabaseUrl, Dialect
 from gateway_core.errors import DatabaseError, StartupError
 
@@ -55,16 +56,19 @@ class Database:
         self._cleaners: set[asyncio.Task[None]] = set()
         self._closed = False
         self._lock: WriterLock | None = None
+        self._reader: AsyncEngine | SqliteEngine
+        self._writer: AsyncEngine | SqliteEngine
         if self._url.path is not None:
             self._lock = WriterLock(lock_path(self._url.path))
             self._reader = drivers.sqlite_reader(self._url, min(pool_size or _MOST_READERS, _MOST_READERS), timeout_s)
             self._writer = drivers.sqlite_writer(self._url, timeout_s)
         else:
             timeouts = drivers.Timeouts(connect_s=timeout_s, statement_s=statement_timeout_s)
-            self._writer = drivers.postgresql(
+            engine = drivers.postgresql(
                 self._url, connections=pool_size or 10, overflow=max_overflow, timeouts=timeouts
             )
-            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._writer = engine
+            self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def __repr__(self) -> str:
         return f"Database({self._url.shown})"
@@ -105,7 +109,8 @@ class Database:
         try:
             if self._url.path is not None:
                 await asyncio.to_thread(make_file, self._url.path)
-                async with self.write():
+                async with self.write() as transaction:  # which also begins in earnest
+                    await transaction.execute(select(true()))
                     return
             await self._connect_server(time.monotonic() + retry_for_s)
         except (OSError, DatabaseError) as error:
@@ -139,7 +144,9 @@ class Database:
             attempt += 1
 
     @asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine, lock: WriterLock | None) -> AsyncIterator[Transaction]:
+    async def _transaction(
+        self, engine: AsyncEngine | SqliteEngine, lock: WriterLock | None
+    ) -> AsyncIterator[Transaction]:
         owner = asyncio.current_task()
         if owner is None or owner in self._owners:
             raise RuntimeError("a database transaction inside another one of the same task")
@@ -147,7 +154,7 @@ class Database:
         try:
             began = time.monotonic()
             await self._take(lock)
-            transaction = Transaction(engine.connect(), self._statement_timeout_s)
+            transaction = Transaction(cast("Connection", engine.connect()), self._statement_timeout_s)
             try:
                 await transaction.begin(max(0.1, began + self._timeout_s - time.monotonic()))
                 yield transaction

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Update, insert, null, select, update
+from sqlalchemy import Update, insert, null, select, tuple_, update
 
 from gateway_core.db.clock import now
 from gateway_core.db.engine import Database
@@ -77,6 +77,16 @@ class Outbox:
     async def retry(self, item: OutboxItem, delay_s: float) -> None:
         """It failed; it is due again after ``delay_s``."""
         await self._end(item, _claimed(item).values(next_at=now() + delay_s))
+
+    async def put_off(self, items: Sequence[OutboxItem], delay_s: float) -> None:
+        """Nothing was done about them: they are due again after ``delay_s``, and their claims do not count.
+
+        Those whose claim has run out are left to whoever has them now.
+        """
+        claims = [(item.id, item.attempt) for item in items]
+        mine = update(outbox).where(tuple_(outbox.c.id, outbox.c.attempt).in_(claims), outbox.c.finished == null())
+        async with self._db.write() as tx:
+            await tx.execute(mine.values(attempt=outbox.c.attempt - 1, next_at=now() + delay_s))
 
     async def dead(self, item: OutboxItem, error: str) -> None:
         """It failed for good; the row stays, with ``error``, until it is swept."""

@@ -11,19 +11,60 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import CursorResult, Executable, Row
+from sqlalchemy import Executable, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway_core.db.failures import as_unavailable
-from gateway_core.db.sqlalchemy_core import AsyncConnection
 from gateway_core.errors import DatabaseError
 
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+
+class Result(Protocol):
+    """What a statement gave, all of it already read."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows an UPDATE or DELETE met."""
+
+    def all(self) -> Sequence[Row[Any]]:
+        """All rows."""
+
+    def first(self) -> Row[Any] | None:
+        """The first row, None when there is none."""
+
+    def scalar(self) -> Any:
+        """First column of the first row, None when there is none."""
+
+
+class Connection(Protocol):
+    """A connection of one of the two drivers, as SQLAlchemy's AsyncConnection has it."""
+
+    async def start(self) -> object:
+        """Take it from the pool."""
+
+    async def begin(self) -> object:
+        """Begin a transaction."""
+
+    async def execute(self, statement: Executable, parameters: Any = None, /) -> Result:
+        """Run a statement and read all it gives."""
+
+    async def commit(self) -> None:
+        """Make it durable."""
+
+    async def rollback(self) -> None:
+        """Undo it."""
+
+    async def invalidate(self) -> None:
+        """Never give this connection to anybody again."""
+
+    async def close(self) -> None:
+        """Give it back to the pool."""
 
 
 class Transaction:
@@ -34,7 +75,7 @@ class Transaction:
     of the block, or use ``Database.insert`` with ``on_conflict_do_nothing``.
     """
 
-    def __init__(self, connection: AsyncConnection, statement_timeout_s: float) -> None:
+    def __init__(self, connection: Connection, statement_timeout_s: float) -> None:
         self._connection = connection
         self._statement_timeout_s = statement_timeout_s
         self._pending: asyncio.Task[Any] | None = None
@@ -42,7 +83,7 @@ class Transaction:
         self._broken = False
         self._open = False
 
-    async def execute(self, statement: Executable, params: Params | None = None) -> CursorResult[Any]:
+    async def execute(self, statement: Executable, params: Params | None = None) -> Result:
         """Run ``statement`` (once for each of a list of ``params``) and return its rows, all of them already read."""
         if self._failed:
             raise RuntimeError("a statement of this transaction failed; its error must leave the block")

@@ -49,7 +49,7 @@ class DatabaseUrl:
         if not url.database or url.database == ":memory:" or url.host or url.query:
             raise ConfigError("an SQLite database needs a file, and nothing else: sqlite:////absolute/path")
         path = Path(url.database).absolute()
-        return cls("sqlite", URL.create("sqlite+aiosqlite", database=str(path)), path, f"sqlite:///{path}")
+        return cls("sqlite", URL.create("sqlite+pysqlite", database=str(path)), path, f"sqlite:///{path}")
 
     @classmethod
     def _postgresql(cls, url: URL) -> DatabaseUrl:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -52,6 +52,11 @@ class Subscription:
         self._signal.clear()
         return True
 
+    @property
+    def heard(self) -> bool:
+        """Whether a signal came that no ``wait`` has taken yet."""
+        return self._signal.is_set()
+
     def wake(self) -> None:
         """Let ``wait`` return, now or at its next call."""
         self._signal.set()
@@ -76,7 +81,7 @@ class Wakeups:
         self._redis = redis
         self._me = uuid.uuid4().hex
         self._subscriptions: dict[str, set[Subscription]] = {}
-        self._unsent: dict[str, None] = {}
+        self._unsent: dict[str, bool] = {}
         self._something_to_send = asyncio.Event()
         self._somebody_waits = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -101,15 +106,18 @@ class Wakeups:
             await asyncio.wait(self._tasks)
         await self.flush()
 
-    def publish(self, topic: str) -> None:
+    def publish(self, topic: str, *, through_database: bool = True) -> None:
         """Wake who waits for ``topic``; after the commit of what changed. Never blocks, never fails for a lost signal.
 
-        Raises ValueError for a topic of more than 255 characters. Signals not yet sent are sent as one.
+        Raises ValueError for a topic of more than 255 characters. Signals not yet sent are sent as one. Those that come
+        often, to who looks every second anyway, need not go ``through_database``: then other processes hear of them
+        with Redis only.
         """
         if len(topic) > _MAX_TOPIC:
             raise ValueError(f"a topic has at most {_MAX_TOPIC} characters: {topic[:40]}…")
         self._wake(topic)
-        self._queue((topic,))
+        if through_database or self._redis is not None:
+            self._queue({topic: through_database})
 
     def subscribe(self, *topics: str) -> Subscription:
         """Hear of ``topics``: ``with wakeups.subscribe("jobs") as jobs: await jobs.wait(5)``."""
@@ -134,16 +142,17 @@ class Wakeups:
     async def flush(self) -> bool:
         """Send to other processes what was published before this call; False when that failed (it is tried again)."""
         async with self._sending:
-            topics, self._unsent = sorted(self._unsent), {}
+            unsent, self._unsent = self._unsent, {}
+            kept = sorted(topic for topic, through_database in unsent.items() if through_database)
             try:
-                if topics and not await self._send_by_redis(topics):
-                    await self._send_by_database(topics)
+                if unsent and not await self._send_by_redis(sorted(unsent)) and kept:
+                    await self._send_by_database(kept)
             except DatabaseError as error:
-                log.warning("%d wake-ups could not be sent yet: %s", len(topics), error)
-                self._queue(topics)
+                log.warning("%d wake-ups could not be sent yet: %s", len(kept), error)
+                self._queue(unsent)
                 return False
             except asyncio.CancelledError:
-                self._queue(topics)
+                self._queue(unsent)
                 raise
             return True
 
@@ -151,8 +160,9 @@ class Wakeups:
         """Delete counters that nobody has touched for a day; how many."""
         return await sweep_rows(self._db, wakeups, wakeups.c.changed, before=now() - _KEEP_S)
 
-    def _queue(self, topics: Iterable[str]) -> None:
-        self._unsent.update(dict.fromkeys(topics))
+    def _queue(self, topics: Mapping[str, bool]) -> None:
+        for topic, through_database in topics.items():
+            self._unsent[topic] = self._unsent.get(topic, False) or through_database
         while len(self._unsent) > _MAX_UNSENT:
             self._unsent.pop(next(iter(self._unsent)))
         self._something_to_send.set()

@@ -204,7 +204,7 @@ def configure_logging(*, level: str, log_format: LogFormat, debug: bool = False)
     root.setLevel(level.upper())
     RequestLog.write_to(None if console else handler)
     logging.captureWarnings(True)
-    for noisy in ("aiosqlite", "asyncio", "aiohttp.access"):
+    for noisy in ("asyncio", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.DEBUG if debug else logging.WARNING)
     structlog.configure(
         processors=[

@@ -33,13 +33,22 @@ class Inputs:
     environ: Mapping[str, str] = field(default_factory=dict)
     config: Path | None = None
 
+    @property
+    def config_path(self) -> Path | None:
+        """The settings file, by option or ``GATEWAY_CONFIG``."""
+        return self.config or (Path(p) if (p := self.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
+
+    def private_files(self) -> list[Path]:
+        """The settings file and those of ``*_FILE`` names: what may hold secrets, as absolute paths."""
+        named = [Path(v) for k, v in self.environ.items() if k.startswith(ENV_PREFIX) and k.endswith("_FILE") and v]
+        return [path.absolute() for path in (self.config_path, *named) if path is not None]
+
     def layers(self) -> tuple[list[Layer], list[str]]:
         """Layers from strongest to weakest, and warnings."""
         plain, files, warnings = environment_layers(self.environ)
         layers = [command_line_layer(self.options, self.assignments), plain, files]
-        path = self.config or (Path(p) if (p := self.environ.get(f"{ENV_PREFIX}CONFIG")) else None)
-        if path is not None:
-            layers.append(PythonFile(path).layer())
+        if self.config_path is not None:
+            layers.append(PythonFile(self.config_path).layer())
         return layers, warnings
 
 

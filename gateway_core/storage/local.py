@@ -110,7 +110,10 @@ class _LocalWriter(StagedWriter):
 
     def _publish(self) -> StoredObject:
         fd = self._append(self._buffer)
-        return files.publish(self._root, self.key, fd, name=self._name, sha256=self._digest.hexdigest())
+        stored = files.publish(self._root, self.key, fd, name=self._name, sha256=self._digest.hexdigest())
+        super()._release()  # here rather than in another trip to a thread
+        self._released = True
+        return stored
 
     def _release(self) -> None:
         if self._fd is not None:

@@ -76,7 +76,8 @@ class StagedWriter(ABC):
 
     async def discard(self) -> None:
         """Close, and remove what was not published; waits for a thread that is still writing."""
-        await in_thread_to_the_end(self._release_locked)
+        if not self._released:
+            await in_thread_to_the_end(self._release_locked)
 
     async def _finish(self, last: Callable[[], T]) -> T:
         """Take nothing more and run ``last`` in a thread, under the lock."""

@@ -26,11 +26,26 @@ def signatures() -> list[str]:
     return [f"def {f.name}({ast.unparse(f.args)}) -> {ast.unparse(f.returns)}: ..." for f in functions]
 
 
+def plugins_signatures() -> list[str]:
+    """The same of hooks that our plugins specify, as those write them who implement one."""
+    functions = [
+        node
+        for path in ROOT.glob("plugins/*/gateway_*/hookspecs.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    return [
+        f"def {f.name}({ast.unparse(f.args).removeprefix('self').lstrip(', ')}) -> {ast.unparse(f.returns)}: ..."
+        for f in functions
+    ]
+
+
 def test_there_are_hooks():
     assert len(signatures()) >= 12
+    assert "def transform_transformations() -> Mapping[str, str]: ..." in plugins_signatures()
 
 
-@pytest.mark.parametrize("signature", signatures())
+@pytest.mark.parametrize("signature", [*signatures(), *plugins_signatures()])
 def test_every_hook_is_documented_with_its_exact_signature(signature: str):
     assert f"\n{signature}\n```\n\n" in PAGE, "followed by what it is for"
 
@@ -53,7 +68,9 @@ def test_every_fixture_is_mentioned():
 
 def test_quoted_files_are_quoted_whole():
     quoted = {path: text for path, text in BLOCKS if path}
-    assert set(quoted) == {f"examples/gateway-hello/gateway_hello/{name}.py" for name in ("plugin", "greetings")}
+    assert set(quoted) == {
+        f"examples/gateway-hello/gateway_hello/{name}.py" for name in ("plugin", "greetings", "card")
+    }
     for path, text in quoted.items():
         assert text == (ROOT / path).read_text(), path
 

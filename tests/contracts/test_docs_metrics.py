@@ -9,6 +9,8 @@ import pytest
 
 import gateway_archive.downloads  # noqa: F401 - its metrics are registered by the import
 import gateway_blocks.sums.reports  # noqa: F401 - likewise
+import gateway_transform.hooks.delivery
+import gateway_transform.work.metrics  # noqa: F401 - likewise
 from gateway_core.observe import events, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +27,14 @@ def event_names() -> list[str]:
 
 
 def test_there_are_metrics_and_events():
-    assert {"gateway_requests_total", "gateway_archive_downloads_total", "gateway_blocks_reports_total"} <= set(
-        metric_names()
-    )
-    assert {"core.server.ready", "archive.item.failed"} <= set(event_names())
+    assert {
+        "gateway_requests_total",
+        "gateway_archive_downloads_total",
+        "gateway_blocks_reports_total",
+        "gateway_transform_jobs_total",
+        "gateway_transform_webhooks_total",
+    } <= set(metric_names())
+    assert {"core.server.ready", "archive.item.failed", "transform.job.ended"} <= set(event_names())
 
 
 @pytest.mark.parametrize("name", metric_names())

@@ -46,7 +46,10 @@ async def test_it_is_found_by_its_entry_point(run_gateway: Run, env: dict[str, s
         "distribution": "gateway-hello",
         "version": "1.0.0",
         "status": "enabled",
-        "hooks": [f"gateway_{hook}" for hook in ("commands", "health", "routes", "settings", "sources")],
+        "hooks": [
+            *(f"gateway_{hook}" for hook in ("commands", "health", "routes", "settings", "sources")),
+            "transform_transformations",
+        ],
         "error": "",
     }
 
@@ -66,6 +69,12 @@ async def test_its_route_is_served_and_described(serve_process: Serve, env: dict
             assert "/hello/{name}" in (await answer.json())["paths"]
         async with session.get("/readyz") as answer:
             assert (await answer.json())["checks"]["hello.greeting"] == "ok"
+
+
+async def test_its_transformation_is_offered(serve_process: Serve, env: dict[str, str]):
+    async with serve_process(env=env) as server, server.session() as session:
+        async with session.get("/transformations/") as answer:
+            assert (await answer.json())["hello_card"]["label"] == "Greeting card"
 
 
 def test_its_own_tests_pass_with_the_fixtures_for_plugin_authors(installed: Path):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from email.parser import BytesParser
 
 from aiohttp import web
 
@@ -15,6 +16,37 @@ from gateway_core.http.gone import ClientGone
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A status, headers by lower-case name, and the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def parts(self) -> list[tuple[str, str, bytes]]:
+        """Content-Range, Content-Type and bytes of each part of a multipart body."""
+        boundary = self.headers["content-type"].removeprefix("multipart/byteranges; boundary=").encode()
+        first, *parts, last = (b"\r\n" + self.body).split(b"\r\n--" + boundary)
+        assert (first, last) == (b"", b"--\r\n")
+        found = []
+        for part in parts:
+            head, _, data = part.partition(b"\r\n\r\n")
+            headers = BytesParser().parsebytes(head.lstrip(b"\r\n"))
+            found.append((headers["Content-Range"], headers["Content-Type"], data))
+        return found
+
+
+def parsed(raw: bytes) -> Answer:
+    """A whole answer, or a head alone; no field may come twice."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status, *fields = head.decode().split("\r\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    assert len(headers) == len(fields)
+    return Answer(int(status.split()[1]), {name.lower(): value for name, value in headers.items()}, body)
 
 
 @dataclass

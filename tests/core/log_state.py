@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import structlog
 
-NOISY = ("aiosqlite", "asyncio", "aiohttp.access")
+NOISY = ("asyncio", "aiohttp.access")
 
 
 @contextmanager

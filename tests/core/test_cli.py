@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import circe_client
 import pytest
 
 from gateway_core.cli import main
@@ -110,7 +112,7 @@ def test_add_prints_name_and_secret(gateway: Call) -> None:
 
 def test_add_prints_json(gateway: Call) -> None:
     made = gateway("client", "add", "ckan", "--json").json()
-    assert list(made) == ["id", "name", "secret", "scopes"]
+    assert list(made) == ["id", "name", "secret", "scopes", "uuid", "title", "endpoint"]
     assert re.fullmatch(r"[0-9a-f]{32}", made["id"])
     assert made["name"] == "ckan"
     assert made["scopes"] == ["archive:ticket"]
@@ -222,6 +224,29 @@ def test_credentials_go_into_a_new_file_for_its_owner_alone(gateway: Call, tmp_p
     assert made["secret"] not in done.out + done.err
 
 
+@pytest.mark.parametrize(
+    ("environ", "endpoint"),
+    [
+        ({}, "http://127.0.0.1:8000/"),
+        ({"GATEWAY_HOST": "10.1.2.3", "GATEWAY_PORT": "8080"}, "http://10.1.2.3:8080/"),
+        ({"GATEWAY_HOST": "0.0.0.0"}, "http://127.0.0.1:8000/"),
+        ({"GATEWAY_HOST": "::"}, "http://[::1]:8000/"),
+        ({"GATEWAY_PUBLIC_URL": "https://gateway.example/docs"}, "https://gateway.example/docs/"),
+        ({"GATEWAY_PUBLIC_URL": "https://gateway.example/"}, "https://gateway.example/"),
+    ],
+    ids=["default", "bound", "any IPv4", "any IPv6", "public", "public root"],
+)
+def test_credentials_are_those_of_the_client_library_of_circe(
+    gateway: Call, tmp_path: Path, environ: dict[str, str], endpoint: str
+) -> None:
+    out = tmp_path / "client.json"
+    assert gateway("client", "add", "x", "--out", str(out), **environ).code == 0
+    made = json.loads(out.read_text())
+    library = circe_client.Client(credentials_file_path=str(out))
+    assert (library.endpoint, library.secret_key, library.application_uuid) == (endpoint, made["secret"], made["id"])
+    assert made["title"] == "x"
+
+
 @pytest.mark.parametrize("place", ["taken.json", "missing/client.json", "link.json"])
 def test_no_client_is_made_where_its_credentials_cannot_be_written(
     gateway: Call, data_dir: Path, tmp_path: Path, place: str
@@ -282,7 +307,17 @@ def test_rotate_prints_a_new_secret(gateway: Call) -> None:
     assert found[1] != made["secret"]
 
 
-@pytest.mark.parametrize("command", ["revoke", "rotate"])
+@pytest.mark.parametrize("by", ["name", "id"])
+def test_webhooks_are_verified_with_the_bytes_of_the_secret(gateway: Call, by: str) -> None:
+    made = gateway("client", "add", "ckan", "--json").json()
+    done = gateway("client", "webhook-secret", made[by])
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"whsec_{b64encode(made['secret'].encode()).decode()}\n"
+    (listed,) = gateway("client", "list", "--json").json()
+    assert listed["last_used"] is None
+
+
+@pytest.mark.parametrize("command", ["revoke", "rotate", "webhook-secret"])
 @pytest.mark.parametrize("name", ["nobody", "", "0" * 32, "\udcff"])
 def test_a_client_that_is_not_there_is_told(gateway: Call, command: str, name: str) -> None:
     done = gateway("client", command, name)

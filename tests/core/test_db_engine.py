@@ -197,7 +197,7 @@ async def test_no_connection_and_no_lock_is_lost_by_a_hundred_cancellations(db: 
     await put(db, "after")
     while db._cleaners:
         await asyncio.wait(db._cleaners)
-    assert db._writer.pool.checkedout() == 0
+    assert db._writer.sync_engine.pool.checkedout() == 0
 
 
 async def test_timed_out_body_rolls_back_and_frees_the_database(db: Database):
@@ -304,9 +304,9 @@ def test_wal_is_used_only_where_its_reset_bug_is_fixed(version: tuple[int, int, 
 @pytest.mark.parametrize(
     ("given", "used"),
     [
-        ("sqlite:////var/lib/x.db", "sqlite+aiosqlite:////var/lib/x.db"),
-        ("sqlite+aiosqlite:////var/lib/x.db", "sqlite+aiosqlite:////var/lib/x.db"),
-        ("sqlite:///x.db", f"sqlite+aiosqlite:///{os.getcwd()}/x.db"),
+        ("sqlite:////var/lib/x.db", "sqlite+pysqlite:////var/lib/x.db"),
+        ("sqlite+aiosqlite:////var/lib/x.db", "sqlite+pysqlite:////var/lib/x.db"),
+        ("sqlite:///x.db", f"sqlite+pysqlite:///{os.getcwd()}/x.db"),
         ("postgres://u:p@h/n", "postgresql+asyncpg://u:p@h/n"),
         ("postgresql://u:p@h:1/n?sslmode=require", "postgresql+asyncpg://u:p@h:1/n?ssl=require"),
         ("postgresql+asyncpg://h/n", "postgresql+asyncpg://h/n"),

@@ -102,6 +102,26 @@ async def test_retried_item_comes_after_its_delay_with_the_next_attempt(db: Data
     assert again.attempt == 2
 
 
+async def test_item_that_is_put_off_comes_after_its_delay_with_the_same_attempt(db: Database, box: Outbox):
+    await put(db, box, 1, 2)
+    await box.put_off(await claim(box), 60.0)
+    assert await claim(box) == []
+    assert 50.0 < (await box.next_due_s("hook") or 0.0) <= 60.0
+    await put(db, box, 3)
+    await box.put_off(await claim(box), 0.0)
+    assert [(item.payload["n"], item.attempt) for item in await claim(box)] == [(3, 1)]
+
+
+async def test_item_that_another_has_cannot_be_put_off(db: Database, box: Outbox):
+    await put(db, box, 1)
+    lost = await claim(box, lease_s=0.0)
+    (held,) = await claim(box, lease_s=0.0)
+    await box.put_off(lost, 60.0)
+    await box.done(held)
+    await box.put_off([held], 0.0)
+    assert await claim(box) == []
+
+
 async def test_dead_item_stays_with_its_error_and_never_comes_again(db: Database, box: Outbox):
     await put(db, box, 1)
     (item,) = await claim(box, lease_s=0.0)

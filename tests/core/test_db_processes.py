@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, true
 
 from gateway_core.db.engine import Database
 from gateway_core.db.tables import meta
@@ -248,7 +248,8 @@ async def test_busy_writers_with_locks_of_their_own_take_turns(sqlite_url: str):
 
     async def write_often(db: Database, name: str) -> None:
         while len(order) < 60:
-            async with db.write():
+            async with db.write() as tx:
+                await tx.execute(select(true()))
                 order.append(name)
 
     databases = [Database(sqlite_url) for _ in "ab"]

@@ -36,6 +36,12 @@ def children(process: asyncio.subprocess.Process) -> str:
     return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
 
 
+def program_of(pid: str) -> str:
+    """Name of the module that a process runs."""
+    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return command[command.index("-m") + 1]
+
+
 async def paste(folder: Path, text: str) -> tuple[int, str]:
     """Run the printed lines as a person would, in a shell of their own."""
     require_program("unzip")
@@ -61,10 +67,10 @@ async def test_the_second_run_has_the_same_secret(tmp_path):
     assert secrets[0] == secrets[1]
 
 
-async def test_the_demo_is_one_process_whatever_the_settings(tmp_path):
+async def test_the_demo_is_one_process_and_what_makes_sandboxes_whatever_the_settings(tmp_path):
     async with demo(tmp_path, "--set", "workers=2") as (process, text):
         code, told = await paste(tmp_path, text)
-        assert children(process) == ""
+        assert [program_of(pid) for pid in children(process).split()] == ["gateway_transform.box.zygote"]
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     assert code == 0, told

@@ -10,6 +10,8 @@ import shlex
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 from typing import Any
@@ -25,7 +27,9 @@ from gateway_core.testing.services import free_port
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-UNIT = DEPLOY / "systemd" / "gateway.service"
+UNITS = {name: DEPLOY / "systemd" / f"{name}.service" for name in ("gateway", "gateway-worker")}
+EXPOSURE = {"gateway": 2.0, "gateway-worker": 2.5}
+BEST_LEVEL = {"gateway": "landlock", "gateway-worker": "namespaces"}
 LONGEST_DRAIN_S = sum(Settings.model_fields[f"drain_{name}_s"].default for name in ("delay", "timeout")) + STOP_GRACE_S
 
 PATIENCE_S = 30.0
@@ -41,43 +45,88 @@ async def run(*command: str | Path, timeout_s: float = 60, **options: Any) -> tu
     return process.returncode, output.decode()
 
 
-def unit_values(name: str) -> list[str]:
-    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+def unit_values(unit: Path, name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", unit.read_text(), re.MULTILINE)
 
 
-async def test_the_unit_is_one_that_systemd_understands(tmp_path):
-    systemd = require_program("systemd-analyze", "systemd")
-    (installed,) = {shlex.split(line)[0] for line in unit_values("ExecStart")}
-    copy = tmp_path / UNIT.name  # verify wants the program to be there
-    copy.write_text(UNIT.read_text().replace(installed, sys.executable))
+@pytest.mark.parametrize("name", UNITS)
+async def test_the_unit_is_one_that_systemd_understands(tmp_path, name):
+    systemd, unit = require_program("systemd-analyze", "systemd"), UNITS[name]
+    (installed,) = {shlex.split(line)[0] for line in unit_values(unit, "ExecStart")}
+    copy = tmp_path / unit.name  # verify wants the program to be there
+    copy.write_text(unit.read_text().replace(installed, sys.executable))
     assert await run(systemd, "verify", copy) == (0, "")
 
 
-async def test_the_unit_is_hardened(tmp_path):
+@pytest.mark.parametrize("name", UNITS)
+async def test_the_unit_is_hardened(name):
     systemd = require_program("systemd-analyze", "systemd")
-    code, output = await run(systemd, "security", "--offline=true", "--threshold=20", "--no-pager", UNIT)
+    most = f"--threshold={10 * EXPOSURE[name]:.0f}"
+    code, output = await run(systemd, "security", "--offline=true", most, "--no-pager", UNITS[name])
     assert code == 0, output
 
 
-async def test_systemd_waits_for_the_longest_drain():
-    (limit,) = unit_values("TimeoutStopSec")
+@pytest.mark.parametrize("name", UNITS)
+async def test_the_unit_takes_nothing_from_the_sandboxes_it_is_to_have(name):
+    require_program("systemd-analyze", "systemd")
+    script = Path(__file__).with_name("unit_calls.py")
+    code, output = await run(sys.executable, script, UNITS[name], BEST_LEVEL[name])
+    assert code == 0, output
+    (free, _), (held, missing) = map(json.loads, output.splitlines())
+    assert held == free, missing
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_waits_for_the_longest_drain(name):
+    (limit,) = unit_values(UNITS[name], "TimeoutStopSec")
     assert parse_duration(limit) > LONGEST_DRAIN_S
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """A socket that hears what systemd would, and the variable that names it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hearing:
+        hearing.bind(str(folder / "notify"))
+        hearing.settimeout(PATIENCE_S)
+        yield hearing, {"NOTIFY_SOCKET": str(folder / "notify")}
+
+
+def last_words(hearing: socket.socket) -> bytes:
+    """What was said before the end, once."""
+    said = hearing.recv(100)
+    hearing.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        hearing.recv(100)
+    return said
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_systemd_is_told_of_start_and_stop_once(tmp_path, workers):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-        told.bind(str(tmp_path / "notify"))
-        told.settimeout(PATIENCE_S)
-        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "GATEWAY_WORKERS": str(workers)}
-        async with serve_process(data_dir=tmp_path / "data", env=env) as gateway:
-            ready = await asyncio.to_thread(told.recv, 100)
+    with told(tmp_path) as (hearing, env):
+        async with serve_process(data_dir=tmp_path / "data", env=env | {"GATEWAY_WORKERS": str(workers)}) as gateway:
+            ready = await asyncio.to_thread(hearing.recv, 100)
             code = await gateway.stop()
-        stopping = told.recv(100)
-        told.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            told.recv(100)
-    assert (ready, stopping, code) == (b"READY=1", b"STOPPING=1", 0)
+        assert (ready, last_words(hearing), code) == (b"READY=1", b"STOPPING=1", 0)
+
+
+async def test_systemd_is_told_of_a_job_workers_start_and_stop(tmp_path):
+    (command,) = unit_values(UNITS["gateway-worker"], "ExecStart")
+    assert command.split()[1:] == ["worker"]
+    with told(tmp_path) as (hearing, env):
+        env |= {
+            "PATH": os.environ["PATH"],
+            "GATEWAY_DATA_DIR": str(tmp_path / "data"),
+            "GATEWAY_TRANSFORM__WORKERS": "1",
+        }
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway_core", "worker", env=env, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
+        )
+        try:
+            ready = await asyncio.to_thread(hearing.recv, 100)
+        finally:
+            worker.terminate()
+            code = await worker.wait()
+        assert (ready, last_words(hearing), code) == (b"READY=1", b"STOPPING=1", 0)
 
 
 def settings_of(text: str) -> dict[str, str]:
@@ -107,24 +156,34 @@ def instructions(stage: int) -> list[Instruction]:
     return [(keyword, rest) for keyword, rest in lines[starts[stage] : starts[stage + 1]]]
 
 
+BUILD, SYSTEM, FINAL = range(3)
+
+
 def only(keyword: str, stage: list[Instruction]) -> str:
     (value,) = [rest for name, rest in stage if name == keyword]
     return value
 
 
 def test_the_image_runs_without_a_shell_and_without_root():
-    final = instructions(1)
+    final = instructions(FINAL)
     assert "RUN" not in {keyword for keyword, _ in final}
     assert only("USER", final) == "65532:65532"
     assert only("STOPSIGNAL", final) == "SIGTERM"
     assert json.loads(only("ENTRYPOINT", final)) + json.loads(only("CMD", final)) == ["gateway", "serve"]
 
 
+def test_the_image_has_the_libraries_that_pages_are_set_with():
+    assert only("FROM", instructions(FINAL)) == "system"
+    assert only("FROM", instructions(SYSTEM)).endswith(" AS system")
+    installed = set(only("RUN", instructions(SYSTEM)).split())
+    assert installed >= {"libpango-1.0-0", "libpangoft2-1.0-0", "libharfbuzz-subset0", "fonts-dejavu-core"}
+
+
 async def test_what_the_image_is_made_of_serves_and_its_health_check_tells(tmp_path):
     """The steps of the build, but for downloads: copy, build the wheel, install it; then run it as the image does."""
     source, installed = tmp_path / "src", tmp_path / "installed"
     source.mkdir()
-    for keyword, rest in instructions(0):
+    for keyword, rest in instructions(BUILD):
         if keyword == "COPY":
             *names, _ = rest.split()
             for name in names:
@@ -137,7 +196,7 @@ async def test_what_the_image_is_made_of_serves_and_its_health_check_tells(tmp_p
     )
     assert (built[0], pip[0]) == (0, 0), (built, pip)
 
-    final = instructions(1)
+    final = instructions(FINAL)
     env = dict(pair.split("=", 1) for pair in only("ENV", final).split())
     env = {"PYTHONPATH": str(installed), "GATEWAY_PORT": str(free_port())} | {
         name: value for name, value in env.items() if name not in {"PATH", "GATEWAY_PORT", "GATEWAY_DATA_DIR"}
@@ -159,7 +218,7 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())
 
 
-@pytest.mark.parametrize("name", ["gateway", "postgres", "redis"])
+@pytest.mark.parametrize("name", ["gateway", "worker", "postgres", "redis"])
 def test_services_of_the_compose_file_are_locked_in(compose, name):
     service = compose["services"][name]
     assert service["read_only"] is True
@@ -173,6 +232,7 @@ def test_only_the_gateway_is_reached_from_outside_and_only_from_this_machine(com
     services = compose["services"]
     assert {name: service.get("ports") for name, service in services.items()} == {
         "gateway": ["127.0.0.1:8000:8000"],
+        "worker": None,
         "postgres": None,
         "redis": None,
     }
@@ -180,18 +240,31 @@ def test_only_the_gateway_is_reached_from_outside_and_only_from_this_machine(com
     assert services["postgres"]["networks"] == services["redis"]["networks"] == ["back"]
 
 
-def test_the_compose_file_waits_for_the_longest_drain(compose):
-    assert parse_duration(compose["services"]["gateway"]["stop_grace_period"]) > LONGEST_DRAIN_S
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_the_compose_file_waits_for_the_longest_drain(compose, name):
+    assert parse_duration(compose["services"][name]["stop_grace_period"]) > LONGEST_DRAIN_S
 
 
-async def test_the_settings_of_the_compose_file_are_right(tmp_path, compose):
+def test_jobs_are_run_by_the_worker_which_shares_all_that_they_need(compose):
+    gateway, worker = (compose["services"][name] for name in ("gateway", "worker"))
+    assert (worker["command"], worker["image"]) == (["worker"], gateway["image"])
+    assert "data:/data" in gateway["volumes"]
+    assert "data:/data" in worker["volumes"]
+    shared = ("GATEWAY_DB_URL_FILE", "GATEWAY_SECRET_KEY_FILE", "GATEWAY_REDIS_URL")
+    assert [worker["environment"][name] for name in shared] == [gateway["environment"][name] for name in shared]
+    assert gateway["environment"]["GATEWAY_TRANSFORM__WORKERS"] == "0"
+    assert "GATEWAY_TRANSFORM__WORKERS" not in worker["environment"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+async def test_the_settings_of_the_compose_file_are_right(tmp_path, compose, name):
     """With the secrets that its README makes, read from files; none stands in the environment."""
     secrets = {"db_url": "postgresql://gateway:password@postgres/gateway", "secret_key": "0123456789abcdef"}
-    for name, value in secrets.items():
-        (tmp_path / name).write_text(value)
-    service = compose["services"]["gateway"]
+    for secret, value in secrets.items():
+        (tmp_path / secret).write_text(value)
+    service = compose["services"][name]
     assert set(service["secrets"]) == set(secrets)
-    settings = {name: value.replace("/run/secrets", str(tmp_path)) for name, value in service["environment"].items()}
+    settings = {key: value.replace("/run/secrets", str(tmp_path)) for key, value in service["environment"].items()}
     await check_settings(tmp_path / "data", settings)
     assert compose["secrets"] == {name: {"file": f"secrets/{name}"} for name in (*secrets, "db_password")}
 

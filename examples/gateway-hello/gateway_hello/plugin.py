@@ -1,4 +1,4 @@
-"""The hello plugin: a setting, a route, a source of files, a health check and a command."""
+"""The hello plugin: a setting, a route, a source of files, a health check, a command and a transformation."""
 
 from __future__ import annotations
 
@@ -77,3 +77,9 @@ def gateway_commands(cli: click.Group) -> None:
             return greet(gateway.section(HelloSettings).greeting, name)
 
         click.echo(run(work))
+
+
+@hookimpl(optionalhook=True)
+def transform_transformations() -> Mapping[str, str]:
+    """``hello_card`` for jobs; a hook of the transform plugin, without which nobody asks."""
+    return {"hello_card": "gateway_hello.card:hello_card"}

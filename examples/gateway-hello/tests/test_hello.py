@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 import zipfile
 from typing import Any
 
@@ -47,6 +49,36 @@ async def test_greeting_can_be_put_into_an_archive(gateway: RunningGateway, clie
     async with client.get(f"/ticket/{ticket['id']}/download") as answer:
         with zipfile.ZipFile(io.BytesIO(await answer.read())) as archive:
             assert archive.read("card.txt") == b"Hello, Ada!\n"
+
+
+def job(**options: str) -> bytes:
+    """A tar.gz with nothing but its job.json."""
+    steps = json.dumps({"transformations": [{"name": "hello_card", "options": options}]}).encode()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        member = tarfile.TarInfo("job.json")
+        member.size = len(steps)
+        archive.addfile(member, io.BytesIO(steps))
+    return packed.getvalue()
+
+
+async def test_job_writes_a_card(gateway: RunningGateway, client: ClientSession) -> None:
+    headers = {"Authorization": await gateway.secret()}
+    async with client.post("/job/?block=1", data=job(name="Ada"), headers=headers) as answer:
+        result = io.BytesIO(await answer.read())
+    with tarfile.open(fileobj=result) as archive:
+        card = archive.extractfile("hello.txt")
+        assert card is not None
+        assert card.read() == b"Hello, Ada!\n"
+
+
+async def test_job_with_a_name_of_two_lines_fails(gateway: RunningGateway, client: ClientSession) -> None:
+    headers = {"Authorization": await gateway.secret()}
+    async with client.post("/job/", data=job(name="Ada\nGrace"), headers=headers) as answer:
+        job_id = await answer.text()
+    async with client.get(f"/job/{job_id}/status?wait=30", headers=headers) as answer:
+        error = (await answer.json())["error"]
+    assert error == {"code": "bad_options", "message": "name: a text of one line", "step": "hello_card"}
 
 
 async def test_rest_of_a_greeting_is_of_the_same_version(gateway: RunningGateway) -> None:

@@ -13,12 +13,12 @@ from gateway_archive.lanes import Lanes
 from gateway_archive.packing import Packer, PackPolicy, Tally, Write
 from gateway_archive.report import public_url
 from gateway_archive.settings import ArchiveSettings
-from gateway_archive.settled import settled
 from gateway_archive.store import TicketStore
 from gateway_archive.tickets import Item, Orders, Ticket
 from gateway_archive.turns import Place, Turns
 from gateway_core import Client, Forbidden, Gateway, SourceRefused, SourceRequest, StateKey, TooManyRequests
 from gateway_core.observe.events import DOWNLOAD_ABORTED, DOWNLOAD_COMPLETED, DOWNLOAD_STARTED, ITEM_FAILED
+from gateway_core.settled import settled
 from gateway_core.sources.resume import ResumePolicy, ResumingReader
 
 ACTIVE = Gauge("gateway_archive_active_downloads", "Downloads under way", multiprocess_mode="livesum")

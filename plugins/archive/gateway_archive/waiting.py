@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import WSCloseCode, web
 
 from gateway_archive.downloads import Downloads
-from gateway_archive.settled import settled
 from gateway_archive.turns import RENEW_S, TOPIC, AlreadyWaiting, Place
+from gateway_core.settled import settled
 
 AVAILABLE = Place(0, available=True)
 

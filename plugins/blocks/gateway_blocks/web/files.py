@@ -14,7 +14,7 @@ from gateway_blocks.formats.metalink import MEDIA_TYPE as METALINK
 from gateway_blocks.sums.record import Record
 from gateway_blocks.sums.service import SERVICE_KEY, Service
 from gateway_blocks.web.accel import accelerated
-from gateway_blocks.web.file_response import answer_file
+from gateway_blocks.web.file_response import as_representation
 from gateway_blocks.web.folders import send_listing
 from gateway_blocks.web.place import asker, below, opened
 from gateway_blocks.web.recent import Recent
@@ -22,6 +22,7 @@ from gateway_blocks.web.virtual import send_virtual
 from gateway_core import Gateway, NotFound
 from gateway_core.errors import RangeNotSatisfiable
 from gateway_core.http.ranges import parse_range
+from gateway_core.http.representation import send_representation
 
 
 class Files:
@@ -62,7 +63,6 @@ class Files:
     async def _send_file(
         self, request: web.Request, service: Service, file: OpenFile, *, url: UrlPath
     ) -> web.StreamResponse:
-        kind = media_type(file.names[-1])
         record = service.catalogue.peek(file.identity)
         if record is None and wants_digest(request.headers):
             record = await service.catalogue.find(file)
@@ -73,12 +73,13 @@ class Files:
                 if hdrs.RANGE not in request.headers:
                     headers |= content_digest(record.whole.sha256)
             self._note_range(request, service, record)
+        found = as_representation(file, headers=headers, media_type=media_type(file.names[-1]))
         if service.settings.accel:
-            answer = accelerated(request, file, url, headers=headers, media_type=kind)
+            answer = accelerated(request, found, url)
             if answer is not None:
                 return answer
-            return await answer_file(request, file, headers=headers, media_type=kind, stall_s=self._stall_s)
-        response = await answer_file(request, file, headers=headers, media_type=kind, stall_s=self._stall_s)
+            return await send_representation(request, found, stall_s=self._stall_s)
+        response = await send_representation(request, found, stall_s=self._stall_s)
         self._recent = self._recent or Recent(service.root, service.catalogue)
         self._recent.note(request, file, response)
         return response

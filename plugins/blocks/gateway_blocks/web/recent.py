@@ -13,7 +13,7 @@ from gateway_blocks.files.identity import Identity
 from gateway_blocks.files.root import OpenFile, Root
 from gateway_blocks.sums.catalogue import Catalogue
 from gateway_blocks.sums.store import Whole
-from gateway_blocks.web.file_response import SMALL_BYTES
+from gateway_core.http.representation import SMALL_BYTES
 
 _MOST = 4096
 _SPECIAL = (
@@ -49,7 +49,7 @@ class Recent:
     def answer(self, request: web.Request) -> web.Response | None:
         """The whole file at once, if it is the version that was served at this path before, and in memory; else None.
 
-        Plain GETs only: conditions and ranges are for ``answer_file``.
+        Plain GETs only: conditions and ranges are for ``send_representation``.
         """
         path = request.rel_url.raw_path
         plan = self._plans.get(path)

@@ -1,15 +1,17 @@
-"""What a workload of blocks is, in what order its sides come, and what is asked of its figures."""
+"""What a workload is, in what order its sides come, and what is asked of its figures."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Generic, TypeVar
 
-from blocks_place import Place
 from report import Column, Found, Summary, lines, medians
 
 Rounds = dict[str, list[Summary]]
+PlaceT = TypeVar("PlaceT")
+"""Where a suite has its files."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(Generic[PlaceT]):
     """``run`` measures the sides that take part, so many rounds."""
 
     name: str
@@ -50,7 +52,7 @@ class Workload:
     sides: tuple[str, ...]
     columns: tuple[Column, ...]
     goals: tuple[Goal, ...]
-    run: Callable[[Place, Sequence[str], int], Rounds]
+    run: Callable[[PlaceT, Sequence[str], int], Rounds]
 
 
 def turns(sides: Sequence[str], rounds: int) -> Iterator[str]:
@@ -62,7 +64,7 @@ def turns(sides: Sequence[str], rounds: int) -> Iterator[str]:
             yield side
 
 
-def report(workload: Workload, rounds: Rounds) -> tuple[Found, str]:
+def report(workload: Workload[PlaceT], rounds: Rounds) -> tuple[Found, str]:
     """The figures, and how they are shown."""
     found = medians(rounds)
     values = [(goal, value) for goal in workload.goals if (value := goal.value(found)) is not None]

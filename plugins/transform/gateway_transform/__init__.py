@@ -1,0 +1,1 @@
+"""Document jobs: a tar.gz and a list of steps in, a tar.gz out."""

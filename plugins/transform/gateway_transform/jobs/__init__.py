@@ -1,0 +1,1 @@
+"""The truth about jobs: rows in the database, and nothing else."""

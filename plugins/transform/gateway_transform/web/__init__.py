@@ -1,0 +1,1 @@
+"""The HTTP side: the routes of Circe and ours."""

@@ -1,0 +1,1 @@
+"""The worker: takes jobs, runs each in a box, publishes what came out."""

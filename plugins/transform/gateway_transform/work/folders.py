@@ -1,0 +1,88 @@
+"""Folders of boxes: made for a sandbox's user, removed whatever was built in them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PASSABLE = "gateway-boxes-"
+_LOCK = ".lock"
+
+
+@contextmanager
+def passable_folder(root: Path) -> Iterator[Path]:
+    """A new folder below ``root`` that every user may pass through, removed at the end.
+
+    Those of processes that died are removed first: a living one holds a lock on its folder.
+    """
+    for other in root.glob(f"{_PASSABLE}*"):
+        _remove_if_abandoned(other)
+    folder = Path(tempfile.mkdtemp(prefix=_PASSABLE, dir=root))
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.chmod(0o711)
+        yield folder
+    finally:
+        remove_folder(folder)
+        os.close(lock)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Only what is this user's own; one that is being made right now has no lock yet and stays."""
+    with suppress(OSError):
+        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+            return
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_folder(folder)
+        finally:
+            os.close(lock)
+
+
+def make_folder(folder: Path, *, uid: int | None) -> None:
+    """Make ``folder`` with ``work`` and ``tmp``, which belong to ``uid`` where this process may give them away."""
+    folder.mkdir(mode=0o711)
+    for name in ("work", "tmp"):
+        (folder / name).mkdir(mode=0o700)
+        if uid is not None:
+            os.chown(folder / name, uid, uid)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove ``folder`` and all in it, however deep and whatever its modes; what cannot be removed stays.
+
+    Folders are moved up and emptied one by one, so that neither depth nor the length of paths matters.
+    """
+    waiting, count = [folder], 0
+    emptied: list[Path] = []
+    while waiting:
+        current = waiting.pop()
+        emptied.append(current)
+        for entry in _entries(current):
+            with suppress(OSError):
+                if not entry.is_dir(follow_symlinks=False):
+                    Path(entry.path).unlink()
+                elif current == folder:
+                    waiting.append(Path(entry.path))
+                else:
+                    count += 1
+                    moved = folder / f".{count}"
+                    Path(entry.path).chmod(0o700)  # without a right to write into it, it cannot be moved
+                    waiting.append(Path(entry.path).rename(moved))
+    for path in reversed(emptied):
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with suppress(OSError):
+        folder.chmod(0o700)
+        with os.scandir(folder) as found:
+            return list(found)
+    return []
