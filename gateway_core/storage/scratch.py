@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from gateway_core.storage.removal import remove_folder
 
 _LOCK = ".lock"
 
@@ -29,7 +30,7 @@ def scratch_folder(root: Path) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = staged.rename(root / f"{os.getpid()}-{staged.name[1:9]}")
         yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     finally:
         os.close(lock)
 
@@ -45,6 +46,6 @@ def _remove_if_abandoned(folder: Path) -> None:
     except BlockingIOError:
         return
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     finally:
         os.close(lock)

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 import threading
@@ -21,13 +20,13 @@ from typing import Any, Self
 
 from aiohttp import ClientSession, ClientTimeout
 
+from gateway_core.storage.removal import remove_folder
 from gateway_core.testing import ServeProcess, serve_process
-from gateway_transform.work.zygote import SANDBOX_UID
 from tests.transform.conftest import MODULES
 from tests.transform.job_stand import eventually, job_of
 
 SLOTS = 4
-LIMITS = {"JOB_TIMEOUT_S": 3, "MEMORY_MB": 128, "DISK_MB": 50, "PROCESSES": 20, "MAX_FILES": 500}
+LIMITS = {"JOB_TIMEOUT_S": 3, "MEMORY_MB": 128, "DISK_MB": 50, "PROCESSES": 20, "MAX_FILES": 200}
 CANARY = "CANARY-" + "5ec2e7" * 5 + "00"
 """In the gateway's environment, its settings, its data folder and in a neighbour's job."""
 LONGEST_ANSWER_S = 5.0
@@ -135,9 +134,8 @@ class HostileStand:
 
     def boxes(self) -> list[Path]:
         """Folders of boxes."""
-        roots = (self.base / "data" / "scratch" / "boxes", self.base / "tmp" / f"content-gateway-boxes-{SANDBOX_UID}")
-        held = [Path(root, process) for root in roots for process in names(root)]
-        return [Path(folder, box) for folder in held for box in names(folder) if "work" in names(Path(folder, box))]
+        folders = [*self.base.glob("data/scratch/*/boxes"), *self.base.glob("tmp/gateway-boxes-*")]
+        return [folder / box for folder in folders for box in names(folder) if "work" in names(folder / box)]
 
     async def only_warm_boxes(self) -> None:
         """Until only boxes are left that wait for a job, each with its two empty folders, and nothing beside them."""
@@ -236,7 +234,7 @@ def own_world() -> Iterator[Path]:
             folder.chmod(0o755)
         yield base
     finally:
-        shutil.rmtree(base)
+        remove_folder(base)
 
 
 @asynccontextmanager
@@ -251,7 +249,7 @@ async def serving(base: Path) -> AsyncIterator[ServeProcess]:
         **LIMITS,
     }
     env = {
-        "PYTHONPATH": os.environ.get("HJFIX", "") + str(MODULES),
+        "PYTHONPATH": str(MODULES),
         "TMPDIR": str(base / "tmp"),
         "TOKEN_OF_ANOTHER": CANARY,
         "GATEWAY_CONFIG": str(base / "settings.py"),

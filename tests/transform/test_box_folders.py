@@ -2,7 +2,8 @@
 
 import os
 
-from gateway_transform.work.folders import make_folder, passable_folder, remove_folder
+from gateway_core.storage.removal import remove_folder
+from gateway_transform.work.folders import make_folder, passable_folder
 
 
 def test_a_new_folder_has_a_place_for_files_and_one_for_temporary_ones(tmp_path):

@@ -215,7 +215,7 @@ async def fetched(server: Server, sha256: str | None = DIGEST) -> bytes:
         return out.read()
 
 
-@pytest.mark.parametrize("sha256", [DIGEST, None])
+@pytest.mark.parametrize("sha256", [DIGEST, None], ids=["checked", "unchecked"])
 async def test_a_result_is_fetched(sha256):
     async with serving([sending(DATA)]) as server:
         assert await fetched(server, sha256) == DATA

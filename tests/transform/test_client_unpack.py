@@ -94,7 +94,11 @@ def test_nothing_temporary_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", tar_of({"../x": b"x"}), tar_of({"a": b"x" * 9000})[:60]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive", tar_of({"../x": b"x"}), tar_of({"a": b"x" * 9000})[:60]],
+    ids=["empty", "text", "outside", "cut"],
+)
 def test_what_is_no_sound_archive_is_refused_and_leaves_nothing(tmp_path, data):
     into = tmp_path / "into"
     into.mkdir()

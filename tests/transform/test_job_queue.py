@@ -123,11 +123,6 @@ async def test_announcement_before_the_wait_is_not_missed(started: list[Process]
     assert not await process.queue.wait(0.05)
 
 
-async def test_embedded_worker_of_another_process_is_woken_through_the_database(started: list[Process], jobs_url: str):
-    sender, waiting = await begin(started, jobs_url, works=False), await begin(started, jobs_url)
-    assert await woken_by(sender, waiting, 5.0) is not None
-
-
 async def test_worker_on_another_machine_is_woken_through_redis(
     started: list[Process], jobs_sqlite_url: str, redis: PrivateRedis
 ):

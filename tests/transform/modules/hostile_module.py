@@ -7,12 +7,14 @@ import contextlib
 import ctypes
 import mmap
 import os
+import socket
 import threading
 import time
 
 from hostile_help import down, ignore_signals, mark, outcome, save, sleep_for_ever
 
 MIB = 1 << 20
+NO_RESERVE = 0x4000
 
 
 def hello(working_dir, logger, options):
@@ -127,6 +129,33 @@ def memory_of_many(working_dir, logger, options):
             kept = b"x" * (40 * MIB)
             sleep_for_ever()
             del kept
+    sleep_for_ever()
+
+
+def memory_of_page_tables(working_dir, logger, options):
+    """Reads nothing but zeros that take no memory; the tables that say so do."""
+    mark(options)
+    tables = mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ)
+    for place in range(0, 512 << 30, 2 * MIB):
+        tables[place]
+    sleep_for_ever()
+
+
+def memory_of_sockets(working_dir, logger, options):
+    """What is sent and not read yet lies in the kernel."""
+    mark(options)
+    for _ in range(8):
+        if os.fork() == 0:
+            kept = []
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(socket.socketpair())
+                    for sock in kept[-1]:
+                        sock.setblocking(False)
+                        with contextlib.suppress(BlockingIOError):
+                            while True:
+                                sock.send(b"x" * 65536)
+            sleep_for_ever()
     sleep_for_ever()
 
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import struct
+import sys
 import time
 
 from hostile_help import down, mark, outcome, save, sleep_for_ever
@@ -49,7 +50,8 @@ def network(working_dir, logger, options):
 def secrets(working_dir, logger, options):
     """All that can be read of others, as far as it is text: files, environments, its own memory."""
     mark(options)
-    found = {"paths": [], "read": sorted(os.environ), "own": os.environ["MARKER"]}
+    os.environ["OWN"] = options.get("own", "")
+    found = {"paths": [], "read": [*os.environ, *os.environ.values()]}
     for path in options["paths"]:
         with contextlib.suppress(OSError):
             found["paths"] += [path] if os.listdir(path) is not None else []
@@ -77,11 +79,11 @@ def _in_memory(pattern):
 
 
 def _own_tree(root):
-    """Names of all files but those of the system."""
+    """Names of all files but those of the system and of the interpreter."""
+    known = {"/proc", "/usr", "/opt", "/lib", "/lib64", "/bin", "/sbin", sys.prefix, sys.base_prefix}
     for folder, folders, names in os.walk(root):
-        if folder == "/":
-            folders[:] = [name for name in folders if name not in {"proc", "usr", "opt", "lib", "lib64", "bin", "sbin"}]
-        yield from (os.path.join(folder, name) for name in names[:1000])
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in known]
+        yield from (os.path.join(folder, name) for name in names)
 
 
 def kill_others(working_dir, logger, options):
@@ -210,7 +212,7 @@ def locked_files(working_dir, logger, options):
     os.makedirs("folder/below")
     for path in ("file", "folder/file"):
         with open(path, "w") as file:
-            file.write("locked")
+            file.write("unreadable")
         os.chmod(path, 0)
     for path in ("folder/below", "folder", "."):
         os.chmod(path, 0)

@@ -22,6 +22,7 @@ from gateway_transform.box.limits import StepLimits
 _LOOK_S = 0.1
 _LOOK_SHARE = 10
 _HIDDEN_LOOKS = 3
+_SOCKETS = 512
 _OUTPUT_BYTES = 64 << 10
 _NOTE_BYTES = 256 << 10
 _READ_BYTES = 64 << 10
@@ -261,9 +262,11 @@ class _Look:
             return Killed(codes.FAILED, f"disk limit: more than {limits.disk_mb} MiB of files")
         if disk.entries > limits.result_files:
             return Killed(codes.FAILED, f"disk limit: more than {limits.result_files} files and folders")
+        if disk.sockets > _SOCKETS:
+            return Killed(codes.FAILED, f"process limit: more than {_SOCKETS} open sockets")
         self._hidden = self._hidden + 1 if disk.hidden else 0
         if self._hidden >= _HIDDEN_LOOKS:
-            return Killed(codes.FAILED, "disk limit: a process hides its open files")
+            return Killed(codes.FAILED, "disk limit: there are files that cannot be counted")
         return None
 
 

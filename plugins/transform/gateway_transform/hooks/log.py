@@ -22,7 +22,7 @@ from gateway_transform.tables import jobs
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One try: ``at`` in Unix seconds, ``try_number`` from 1, ``status`` of the answer, None without one."""
+    """One try: ``at`` in Unix seconds, ``try_number`` from 1 (0: refused before any), ``status`` of an answer."""
 
     job_id: str
     at: float

@@ -19,7 +19,7 @@ from gateway_core.db.clock import now
 from gateway_core.db.engine import Database
 from gateway_core.db.outbox import Outbox
 from gateway_core.db.transaction import Transaction
-from gateway_transform.jobs.model import Claim, ErrorCode, JobError, JobState, Outcome
+from gateway_transform.jobs.model import Claim, ErrorCode, Hook, JobError, JobState, Outcome
 from gateway_transform.jobs.rows import LOG_TAIL, clean, error_from, upload_from
 from gateway_transform.jobs.turns import in_turns
 from gateway_transform.settings import TransformSettings
@@ -83,8 +83,7 @@ class Claims:
         # always in the order of their ids: transactions that lock rows in another order would wait for each other
         told = [
             {
-                "beating": job_id,
-                "by": pulse.token,
+                **_holder(job_id, pulse.token),
                 "at_step": clean(pulse.step, _length(jobs.c.step)),
                 "log_end": clean(pulse.log[-LOG_TAIL:], LOG_TAIL),
             }
@@ -100,27 +99,33 @@ class Claims:
         return Beat(frozenset(pulses) - kept, frozenset(row.id for row in rows if row.cancelling))
 
     async def publish(self, claim: Claim, outcome: Outcome) -> bool:
-        """Make ``outcome`` the job's end, with the webhook that tells of it; False when the claim was lost.
+        """Make ``outcome`` the job's end, with the webhook that tells of it, the outcome's or one noted before.
 
-        Then nothing has changed, and the result object is the caller's to delete. Otherwise it is the one visible
-        result, and the input of a job that did not fail is the caller's to delete: the row names it no more. True
-        again, without a second webhook, when this very result was published before.
+        False when the claim was lost: nothing has changed, and the result object is the caller's to delete. Otherwise
+        it is the one visible result, and the input of a job that did not fail is the caller's to delete: the row names
+        it no more. True again, without a second webhook, when this very result was published before.
         """
-        held = {"held_id": claim.job_id, "held_token": claim.token}
-        values = self._end(outcome)
+        values = _holder(claim.job_id, claim.token) | self._end(outcome)
         async with self._db.write() as tx:
-            if await tx.count(_END, held | values):
-                if outcome.hook is not None:
+            ended = await tx.first(_END, values)
+            if ended is not None:
+                if ended.hook:
                     payload = {"job": claim.job_id, "state": outcome.state.value}
                     await self._outbox.put(tx, HOOK_TOPIC, payload, delay_s=self._settings.webhook_backoff_s[0])
                 return True
             return await _is_published(tx, claim, outcome)
 
+    async def note_hook(self, claim: Claim, hook: Hook) -> None:
+        """Keep who is to be told of the end, for the case that this attempt does not come to one."""
+        async with self._db.write() as tx:
+            await tx.execute(_HELD, _holder(claim.job_id, claim.token) | self._hooked(hook))
+
     async def hand_back(self, claim: Claim) -> bool:
         """Let another worker have it, as if it had never been claimed; False when it was lost already."""
         begun = jobs.c.attempt if claim.verdict is not None else jobs.c.attempt - 1
+        back = _HELD.values(**_WAITING, attempt=begun)
         async with self._db.write() as tx:
-            return bool(await tx.count(_held(claim).values(**_WAITING, attempt=begun)))
+            return bool(await tx.count(back, _holder(claim.job_id, claim.token)))
 
     async def requeue_lost(self) -> int:
         """Put jobs whose lease has run out into the queue again; how many.
@@ -179,9 +184,12 @@ class Claims:
         if outcome.state not in _INPUT_KEPT_FOR:
             values["input_key"] = ""
         if hook is not None:
-            values["hook"] = self._keyring.encrypt(clean(hook.url, LOG_TAIL).encode()).decode()
-            values["hook_form"] = clean(hook.form, _length(jobs.c.hook_form))
+            values |= self._hooked(hook)
         return values
+
+    def _hooked(self, hook: Hook) -> dict[str, Any]:
+        url = self._keyring.encrypt(clean(hook.url, LOG_TAIL).encode()).decode()
+        return {"hook": url, "hook_form": clean(hook.form, _length(jobs.c.hook_form))}
 
 
 def _length(column: sa.Column[str]) -> int:
@@ -197,28 +205,18 @@ _WAITING: dict[str, Any] = {
     "lease_until": None,
     "step": "",
 }
-_END = (
-    sa.update(jobs)
-    .where(
-        jobs.c.id == sa.bindparam("held_id"),
-        jobs.c.token == sa.bindparam("held_token"),
-        jobs.c.state == JobState.RUNNING.value,
-    )
-    .values(ended=now(), expires=now() + sa.bindparam("kept_for_s", type_=sa.Double))
+_HELD = sa.update(jobs).where(
+    jobs.c.id == sa.bindparam("held_id"),
+    jobs.c.token == sa.bindparam("held_token"),
+    jobs.c.state == JobState.RUNNING.value,
 )
+"""Changes a job that the parameters of ``_holder`` still hold."""
+_END = _HELD.values(ended=now(), expires=now() + sa.bindparam("kept_for_s", type_=sa.Double)).returning(jobs.c.hook)
 """Ends a job; its other columns are named by the parameters."""
-_BEAT = (
-    sa.update(jobs)
-    .where(
-        jobs.c.id == sa.bindparam("beating"),
-        jobs.c.token == sa.bindparam("by"),
-        jobs.c.state == JobState.RUNNING.value,
-    )
-    .values(
-        lease_until=now() + sa.bindparam("lease_s", type_=sa.Double),
-        step=sa.bindparam("at_step"),
-        log=sa.bindparam("log_end"),
-    )
+_BEAT = _HELD.values(
+    lease_until=now() + sa.bindparam("lease_s", type_=sa.Double),
+    step=sa.bindparam("at_step"),
+    log=sa.bindparam("log_end"),
 )
 _CLAIMED = (
     jobs.c.id,
@@ -273,10 +271,8 @@ def _claim(row: Any) -> Claim:
     )
 
 
-def _held(claim: Claim) -> sa.Update:
-    return sa.update(jobs).where(
-        jobs.c.id == claim.job_id, jobs.c.token == claim.token, jobs.c.state == JobState.RUNNING
-    )
+def _holder(job_id: str, token: str) -> dict[str, Any]:
+    return {"held_id": job_id, "held_token": token}
 
 
 async def _is_published(tx: Transaction, claim: Claim, outcome: Outcome) -> bool:

@@ -1,4 +1,4 @@
-"""The queue without Redis: at once inside the process, within about a second to others through the database."""
+"""The queue without Redis: at once inside the process; workers of other processes look every second anyway."""
 
 from __future__ import annotations
 

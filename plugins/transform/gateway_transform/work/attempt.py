@@ -155,7 +155,6 @@ class Attempt:
     async def _until_done(self, box: Box, fds: Sequence[int]) -> Message | None:
         """What the box said at its end, None when it was stopped for want of the network; raises _Broken."""
         limit_s = self._settings.job_timeout_s + _MARGIN_S
-        step = self.progress.step
         try:
             async with asyncio.timeout(limit_s) as timer:
                 cancelling = asyncio.create_task(self._cancel_when_asked(box, timer), name="cancel a job")
@@ -166,10 +165,13 @@ class Attempt:
                     await asyncio.wait([cancelling])
         except TimeoutError as error:
             if self.progress.cancelled.is_set():
-                raise _Broken(JobError(ErrorCode.CANCELLED, "cancelled", step)) from error
-            raise _Broken(JobError(ErrorCode.TIMEOUT, f"not done within {limit_s:g} s", step)) from error
+                raise _Broken(self._error(ErrorCode.CANCELLED, "cancelled")) from error
+            raise _Broken(self._error(ErrorCode.TIMEOUT, f"not done within {limit_s:g} s")) from error
         except (OSError, WireError, LookupError, TypeError, ValueError) as error:
-            raise _Broken(JobError(ErrorCode.CRASHED, "the sandbox ended before the job", step)) from error
+            raise _Broken(self._error(ErrorCode.CRASHED, "the sandbox ended before the job")) from error
+
+    def _error(self, code: ErrorCode, message: str) -> JobError:
+        return JobError(code, message, self.progress.step)
 
     async def _talk(self, box: Box, fds: Sequence[int]) -> Message | None:
         await box.channel.send(self._job_message(), fds)

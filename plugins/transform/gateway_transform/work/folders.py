@@ -1,4 +1,4 @@
-"""Folders of boxes: made for a sandbox's user, removed whatever was built in them."""
+"""Folders of boxes: made for a sandbox's user, where it can get to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from gateway_core.storage.removal import remove_folder
 
 _PASSABLE = "gateway-boxes-"
 _LOCK = ".lock"
@@ -52,37 +54,3 @@ def make_folder(folder: Path, *, uid: int | None) -> None:
         (folder / name).mkdir(mode=0o700)
         if uid is not None:
             os.chown(folder / name, uid, uid)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove ``folder`` and all in it, however deep and whatever its modes; what cannot be removed stays.
-
-    Folders are moved up and emptied one by one, so that neither depth nor the length of paths matters.
-    """
-    waiting, count = [folder], 0
-    emptied: list[Path] = []
-    while waiting:
-        current = waiting.pop()
-        emptied.append(current)
-        for entry in _entries(current):
-            with suppress(OSError):
-                if not entry.is_dir(follow_symlinks=False):
-                    Path(entry.path).unlink()
-                elif current == folder:
-                    waiting.append(Path(entry.path))
-                else:
-                    count += 1
-                    moved = folder / f".{count}"
-                    Path(entry.path).chmod(0o700)  # without a right to write into it, it cannot be moved
-                    waiting.append(Path(entry.path).rename(moved))
-    for path in reversed(emptied):
-        with suppress(OSError):
-            path.rmdir()
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with suppress(OSError):
-        folder.chmod(0o700)
-        with os.scandir(folder) as found:
-            return list(found)
-    return []

@@ -13,6 +13,9 @@ from gateway_core.errors import DatabaseError
 from gateway_core.observe.events import JOB_STARTED
 from gateway_core.observe.logs import get_logger
 from gateway_transform.hooks.address import check_hook
+from gateway_transform.hooks.log import record
+from gateway_transform.hooks.sending import Outcome as DeliveryOutcome
+from gateway_transform.hooks.sending import Verdict as DeliveryVerdict
 from gateway_transform.jobs.cache import find_cached
 from gateway_transform.jobs.claims import Claims
 from gateway_transform.jobs.model import Claim, ErrorCode, Hook, JobError, Outcome
@@ -173,8 +176,11 @@ class Worker:
             problem = check_hook(self._gateway, unpacked.hook.url)
             if problem is None:
                 hooks.append(unpacked.hook)
+                await self._claims.note_hook(claim, unpacked.hook)
             else:
                 warnings = (problem,)
+                refused = DeliveryVerdict(DeliveryOutcome.REFUSED, problem)
+                await record(self._gateway.db, claim.job_id, 0, verdict=refused, took_ms=0)
         cached = None
         if self._settings.cache and unpacked.cache_key:
             cached = await find_cached(self._gateway.db, claim.client_id, unpacked.cache_key)

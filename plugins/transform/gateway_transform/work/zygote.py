@@ -18,9 +18,10 @@ from typing import Any
 from gateway_core import ConfigError
 from gateway_core.errors import StartupError
 from gateway_core.observe.logs import get_logger
+from gateway_core.storage.removal import remove_folder
 from gateway_transform.box.wire import WireError
 from gateway_transform.work.channel import Channel
-from gateway_transform.work.folders import make_folder, remove_folder
+from gateway_transform.work.folders import make_folder
 
 log = get_logger("gateway.transform")
 
