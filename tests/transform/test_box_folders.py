@@ -3,7 +3,19 @@
 import os
 
 from gateway_core.storage.removal import remove_folder
+from gateway_core.storage.scratch import scratch_folder
 from gateway_transform.work.folders import make_folder, passable_folder
+
+
+def deepen(folder, depth):
+    """Make folders in one another."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d" * 20, dir_fd=here)
+        below = os.open("d" * 20, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
 
 
 def test_a_new_folder_has_a_place_for_files_and_one_for_temporary_ones(tmp_path):
@@ -13,14 +25,18 @@ def test_a_new_folder_has_a_place_for_files_and_one_for_temporary_ones(tmp_path)
 
 def test_folders_deeper_than_any_path_are_removed(tmp_path):
     make_folder(tmp_path / "box", uid=None)
-    here = os.open(tmp_path / "box" / "work", os.O_RDONLY)
-    for _ in range(3000):
-        os.mkdir("d" * 20, dir_fd=here)
-        below = os.open("d" * 20, os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
+    deepen(tmp_path / "box" / "work", 3000)
     remove_folder(tmp_path / "box")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_folder_of_a_dead_process_is_removed_however_deep(tmp_path):
+    make_folder(tmp_path / "1-dead", uid=None)
+    (tmp_path / "1-dead" / ".lock").touch()
+    deepen(tmp_path / "1-dead" / "work", 3000)
+    with scratch_folder(tmp_path) as own:
+        assert list(tmp_path.iterdir()) == [own]
+        deepen(own, 3000)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -116,9 +116,9 @@ async def test_hostile_archives_take_little_memory_of_gateway_and_boxes(refusals
         ("memory_of_sockets", {"failed", "out_of_memory"}, "memory|sockets"),
         ("one_big_file", {"failed"}, "File too large|more than 50 MiB of files"),
         ("many_small_files", {"failed"}, "more than 4000 files and folders"),
-        ("files_behind_a_locked_folder", {"failed"}, "disk limit"),
-        ("files_deeper_than_a_path", {"failed"}, "disk limit"),
-        ("files_without_names", {"failed"}, "disk limit"),
+        ("files_behind_a_locked_folder", {"failed"}, "files that cannot be counted"),
+        ("files_deeper_than_a_path", {"failed"}, "files that cannot be counted"),
+        ("files_without_names", {"failed"}, "files that cannot be counted"),
         ("ten_gigabytes_of_output", {"timeout"}, "ran longer than 1 s"),
         ("endless_log", {"failed"}, "more than .* bytes in out.log"),
     ],
@@ -160,6 +160,12 @@ async def test_garbage_in_the_log_harms_nobody(stand: HostileStand):
     ended = await stand.attack("garbage_in_the_log")
     assert ended.code == "succeeded"
     assert b"garbage" in ended.files["out.log"]
+
+
+async def test_log_that_is_moved_far_away_fails_the_job(stand: HostileStand):
+    ended = await stand.run({"name": "log_far_away", "options": {"marker": "evil-log"}}, "hello")
+    assert (ended.code, ended.status["error"]["step"]) == ("failed", "hello")
+    assert len(ended.files["out.log"]) <= 2 * MIB
 
 
 # Transformations that look for a way out
@@ -324,7 +330,7 @@ async def test_end_without_a_word_is_a_crash(stand: HostileStand, name: str):
 
 @pytest.mark.slow
 async def test_gateway_that_was_killed_clears_away_what_no_recursion_can():
-    """Its next start finds the folders of its boxes, 3000 folders deep."""
+    """Its next start finds the folders of its boxes, 2000 folders deep."""
     with own_world() as base:
         async with serving(base) as server:
             secret = await server.secret()

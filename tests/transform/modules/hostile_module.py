@@ -5,6 +5,7 @@ What would go on without end stops by itself before it harms the machine.
 
 import contextlib
 import ctypes
+import fcntl
 import mmap
 import os
 import socket
@@ -207,8 +208,8 @@ def files_behind_a_locked_folder(working_dir, logger, options):
 def files_deeper_than_a_path(working_dir, logger, options):
     mark(options)
     folder = os.open(working_dir, os.O_RDONLY)
-    for _ in range(30):
-        folder = down(folder, "d" * 200)
+    for _ in range(3000):
+        folder = down(folder, "d" * 20)
     _fill(folder)
     sleep_for_ever()
 
@@ -259,3 +260,12 @@ def endless_log(working_dir, logger, options):
     for _ in range(100):
         logger.info("x" * 100_000)
     os.ftruncate(logger.handlers[0].fd, 40 * MIB)
+
+
+def log_far_away(working_dir, logger, options):
+    """Its descriptor is the box's and the gateway's too: what they append comes after a hole."""
+    mark(options)
+    descriptor = logger.handlers[0].fd
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+    os.lseek(descriptor, 1 << 42, os.SEEK_SET)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -174,7 +174,7 @@ def odd_files(working_dir, logger, options):
         file.write(b"odd")
     os.chmod("su", 0o6777)
     folder = os.open(".", os.O_RDONLY)
-    for _ in range(3000):
+    for _ in range(2000):
         folder = down(folder, "d")
     os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
 
@@ -183,7 +183,7 @@ def deep_and_waits(working_dir, logger, options):
     """As deep as no recursion goes, and still running."""
     mark(options)
     folder = os.open(working_dir, os.O_RDONLY)
-    for _ in range(3000):
+    for _ in range(2000):
         folder = down(folder, "d")
     logger.info("deep")
     sleep_for_ever()
