@@ -174,8 +174,15 @@ def refused_calls(context) -> dict[str, str]:
         "host name": _outcome(socket.sethostname, "mine"),
         "nice": _outcome(os.setpriority, os.PRIO_PROCESS, 0, -5),
         "hard limit": _outcome(_raise_limit),
+        "socket buffer": _outcome(_enlarge_buffer),
         "clone3": _outcome(calls.call, 435, "clone3", 0, 0),
     }
+
+
+def _enlarge_buffer() -> None:
+    for end in socket.socketpair():
+        with end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
 
 
 def _setns() -> None:

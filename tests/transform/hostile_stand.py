@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,7 +74,6 @@ class HostileStand:
     base: Path
     server: ServeProcess
     http: ClientSession
-    busy: set[Path] = field(default_factory=set)
 
     async def submit(self, body: bytes) -> str:
         async with self.http.post("/job/", data=io.BytesIO(body)) as answer:
@@ -141,17 +140,20 @@ class HostileStand:
         """Until only boxes are left that wait for a job, each with its two empty folders, and nothing beside them."""
 
         async def clean() -> bool:
-            boxes = [box for box in self.boxes() if box not in self.busy]
+            boxes = self.boxes()
             warm = all(names(box) == ["tmp", "work"] and not names(box / "tmp") + names(box / "work") for box in boxes)
             return warm and len(boxes) == SLOTS
 
         await eventually(clean)
 
+    def everything(self) -> list[str]:
+        """All files and folders."""
+        return [os.path.join(folder, name) for folder, below, files in os.walk(self.base) for name in below + files]
+
     def listing(self) -> set[str]:
-        """All files and folders, but what comes and goes with every box and every transaction."""
+        """All, but what comes and goes with every box and every transaction."""
         boxes = tuple(str(box) for box in self.boxes())
-        found = (os.path.join(folder, name) for folder, below, files in os.walk(self.base) for name in below + files)
-        return {path for path in found if not path.startswith(boxes) and not path.endswith("-journal")}
+        return {path for path in self.everything() if not path.startswith(boxes) and not path.endswith("-journal")}
 
 
 def names(folder: Path) -> list[str]:
@@ -188,8 +190,8 @@ def children(pid: int) -> list[int]:
     """Of all threads of a process; none when it is gone."""
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for thread in os.scandir(f"/proc/{pid}/task"):
-            found += map(int, Path(thread.path, "children").read_bytes().split())
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_bytes().split())
     return found
 
 

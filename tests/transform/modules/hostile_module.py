@@ -62,6 +62,11 @@ def endless(working_dir, logger, options):
         pass
 
 
+def waits(working_dir, logger, options):
+    mark(options)
+    sleep_for_ever()
+
+
 def sleeper(working_dir, logger, options):
     mark(options)
     sleep_for_ever()

@@ -115,6 +115,10 @@ _ABSENT: dict[str, tuple[int, int]] = {"clone3": (435, 435), "memfd_create": (31
 _ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
+#: SO_SNDBUF, SO_RCVBUF and their forced forms: what waits in a socket is no process's memory.
+_BUFFER_SIZES = (7, 8, 32, 33)
+
+
 @dataclass(frozen=True, slots=True)
 class _Numbers:
     """Calls whose arguments are looked at."""
@@ -125,11 +129,12 @@ class _Numbers:
     socket: int
     socketpair: int
     connect: int
+    setsockopt: int
 
 
 _LOOKED_AT = {
-    "x86_64": _Numbers(clone=56, personality=135, ioctl=16, socket=41, socketpair=53, connect=42),
-    "aarch64": _Numbers(clone=220, personality=92, ioctl=29, socket=198, socketpair=199, connect=203),
+    "x86_64": _Numbers(clone=56, personality=135, ioctl=16, socket=41, socketpair=53, connect=42, setsockopt=54),
+    "aarch64": _Numbers(clone=220, personality=92, ioctl=29, socket=198, socketpair=199, connect=203, setsockopt=208),
 }
 
 
@@ -188,6 +193,7 @@ def program(machine: str, *, network: bool, shared_names: bool) -> bytes:
 def _without_network(numbers: _Numbers, *, shared_names: bool) -> list[bytes]:
     family = int(socket.AF_UNIX)
     code = _when(numbers.socketpair, list(_allow_only(0, (family,))))
+    code += _when(numbers.setsockopt, list(_refuse_values(2, _BUFFER_SIZES)))
     if not shared_names:
         return code + _when(numbers.socket, list(_allow_only(0, (family,))))
     datagram = int(socket.SOCK_DGRAM)
