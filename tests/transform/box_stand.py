@@ -20,7 +20,7 @@ from gateway_transform.box.context import Context, Entry
 JOB_ID = "0123456789abcdef0123456789abcdef"
 LIMITS = {
     "seconds": 20.0,
-    "memory_mb": 512,
+    "memory_mb": 8192,
     "disk_mb": 64,
     "processes": 200,
     "max_unpacked_mb": 64,

@@ -23,6 +23,15 @@ def test_a_new_folder_has_a_place_for_files_and_one_for_temporary_ones(tmp_path)
     assert sorted(path.name for path in (tmp_path / "box").iterdir()) == ["tmp", "work"]
 
 
+def test_a_new_folder_can_be_passed_through_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        make_folder(tmp_path / "box", uid=None)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "box").stat().st_mode & 0o777 == 0o711
+
+
 def test_folders_deeper_than_any_path_are_removed(tmp_path):
     make_folder(tmp_path / "box", uid=None)
     deepen(tmp_path / "box" / "work", 3000)

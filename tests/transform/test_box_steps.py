@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -116,15 +115,6 @@ def test_number_of_files_is_limited(tmp_path):
         time.sleep(60)
 
     assert "disk limit" in error_of(tmp_path, litter, max_files=10)["message"]
-
-
-def test_number_of_processes_is_limited(tmp_path):
-    def multiply(working_dir, logger, options):
-        for _ in range(60):
-            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-        time.sleep(60)
-
-    assert error_of(tmp_path, multiply, processes=40)["code"] == "failed"
 
 
 def test_endless_output_is_read_and_thrown_away(tmp_path):

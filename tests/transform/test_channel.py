@@ -95,3 +95,21 @@ async def test_a_peer_that_is_gone_is_an_error(pair):
     theirs.close()
     with pytest.raises(OSError):
         await channel.send({"type": "x"})
+
+
+async def test_who_sends_without_an_end_leaves_others_their_turns(pair):
+    channel, theirs = pair
+    theirs.sendall(b"".join(wire.encode({"type": "x"}) for _ in range(1000)))
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    for _ in range(1000):
+        await channel.receive()
+    beside.cancel()
+    assert turns >= 900

@@ -172,8 +172,9 @@ def test_a_job_that_went_well_is_not_tried_again(operator):
 def test_the_delivery_log_is_shown_for_all_and_for_one(operator):
     async def add(gateway: Gateway) -> tuple[str, str]:
         first, second = await add_job(gateway, hook=HOOK), await add_job(gateway, hook=HOOK)
-        await record(gateway.db, first, 1, Verdict(Outcome.FAILED, "503 Service Unavailable", status=503), took_ms=12)
-        await record(gateway.db, second, 1, Verdict(Outcome.DELIVERED, "", status=200), took_ms=7)
+        failed = Verdict(Outcome.FAILED, "503 Service Unavailable", status=503)
+        await record(gateway.db, first, 1, verdict=failed, took_ms=12)
+        await record(gateway.db, second, 1, verdict=Verdict(Outcome.DELIVERED, "", status=200), took_ms=7)
         return first, second
 
     first, second = operator.within(add)

@@ -152,6 +152,28 @@ async def test_equal_files_and_steps_of_a_client_give_the_stored_result(stand: J
     assert len({found["random.bin"] for found in (first, other_file, other)}) == 3
 
 
+async def test_a_stored_result_that_has_just_gone_is_made_again(stand: JobStand, caller: Caller):
+    first = await caller.submit(job_of("random_bytes", a_txt="gone"))
+    await result(caller, first)
+    (key,) = await stand.objects(f"{first}/result")
+    await stand.gateway.core.storage.delete(key)
+    again = await result(caller, await caller.submit(job_of("random_bytes", a_txt="gone")))
+    assert told(again)["state"] == "succeeded"
+    assert "cached" not in told(again)["steps"][0]
+
+
+async def test_a_row_that_cannot_be_read_does_not_end_the_worker(make_job_stand: MakeJobStand, worker_modules: None):
+    async with make_job_stand({**SETTINGS, "workers": 1}) as stand:
+        caller = await stand.caller()
+        first = await caller.submit(job_of("hold"))
+        await running_step(caller, first)
+        unreadable = await caller.submit(job_of("hold"))
+        await stand.change(unreadable, cancelling=True, error_code="of_another_version")
+        await caller.call("DELETE", f"/job/{first}")
+        last = await caller.submit(job_of("random_bytes"))
+        assert (await status(caller, last, wait=20))["state"] == "succeeded"
+
+
 async def test_only_a_step_that_asks_for_it_has_the_network(caller: Caller):
     heard: asyncio.Queue[bytes] = asyncio.Queue()
 

@@ -103,7 +103,7 @@ def orphan(working_dir, logger, options):
                 os.makedirs(os.path.join(working_dir, "late"), exist_ok=True)
                 time.sleep(0.001)
         os._exit(0)
-    while not os.path.exists(alive):
+    while not (os.path.exists(alive) and os.path.getsize(alive)):
         time.sleep(0.001)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 
 
@@ -14,6 +15,7 @@ def _named(distributions: tuple[str, ...]) -> list[tuple[str, str]]:
     return [("gateway", "content-gateway"), *((name, name) for name in distributions)]
 
 
+@cache
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)

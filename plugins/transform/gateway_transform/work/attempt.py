@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway_core import ObjectMissing
+from gateway_core import ObjectMissing, StorageError
+from gateway_core.settled import settled
 from gateway_core.storage.base import Storage
 from gateway_transform.box.pack import PackCaps
 from gateway_transform.box.wire import WireError
-from gateway_transform.jobs.model import Claim, ErrorCode, Hook, JobError, JobState, Upload
+from gateway_transform.jobs.model import Claim, ErrorCode, JobError, JobState, Upload
 from gateway_transform.settings import TransformSettings
+from gateway_transform.work.believed import Message, Unpacked, ended_from, unpacked_from
 from gateway_transform.work.pool import BoxPool
 from gateway_transform.work.salvage import Wreck, salvage, state_for
 from gateway_transform.work.zygote import Box
@@ -25,20 +27,10 @@ from gateway_transform.work.zygote import Box
 _MARGIN_S = 300.0
 _CANCEL_S = 10.0
 _LOG_TAIL_BYTES = 64 << 10
+_OWN_MB = 256
+"""More than what a box adds to a job's files: out.log, status.json, the archive's own bytes."""
 
-Message = dict[str, Any]
-Advice = Callable[["Unpacked"], Awaitable["Go"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Unpacked:
-    """What a box says of its upload before the first step."""
-
-    names: tuple[str, ...]
-    hook: Hook | None
-    network: bool
-    cache_key: str
-    preload: tuple[str, ...]
+Advice = Callable[[Unpacked], Awaitable["Go"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +64,15 @@ class Progress:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     log_fd: int | None = None
 
-    def begins(self, name: str) -> None:
-        """The next step begins."""
+    def begins(self, index: object) -> None:
+        """The next step begins; raises ValueError for one that is not the next."""
+        names = self.unpacked.names if self.unpacked is not None else ()
+        begun = len(self.done) + bool(self.step)
+        if index != begun or begun >= len(names):
+            raise ValueError("not the next step")
         if self.step:
             self.done.append(self.step)
-        self.step = name
+        self.step = names[begun]
         self.changed.set()
 
     def broken_steps(self, error: JobError) -> list[dict[str, Any]]:
@@ -138,7 +134,7 @@ class Attempt:
             self.progress.log_fd = fds[2]
             try:
                 done = await self._until_done(box, fds)
-                return None if done is None else self._believed(done, archive)
+                return None if done is None else self._believed(done, archive, most_ms=round(1000 * _since(began)))
             except _Broken as broken:
                 await self._pool.kill(box)
                 wreck = Wreck(
@@ -146,7 +142,7 @@ class Attempt:
                 )
                 steps = tuple(self.progress.broken_steps(broken.error))
                 caps = PackCaps(self._settings.disk_mb << 20, 20 * self._settings.max_files)
-                await asyncio.to_thread(salvage, wreck, steps, caps=caps)
+                await settled(asyncio.to_thread(salvage, wreck, steps, caps=caps))  # it uses the descriptors
                 state, log = state_for(broken.error), self.progress.log_tail()
                 return Verdict(state, archive, wreck.run_ms, steps, broken.error, log)
             finally:
@@ -174,35 +170,43 @@ class Attempt:
         return JobError(code, message, self.progress.step)
 
     async def _talk(self, box: Box, fds: Sequence[int]) -> Message | None:
+        """Whatever comes out of its turn ends it: each message may come once, so that they have an end."""
         await box.channel.send(self._job_message(), fds)
+        unpacked: Unpacked | None = None
         while True:
             message = await box.channel.receive()
             if message is None:
                 raise WireError("the box has ended")
-            if message["type"] == "unpacked":
-                unpacked = self.progress.unpacked = _unpacked(message)
+            if message["type"] == "done":
+                return message
+            if message["type"] == "step":
+                self.progress.begins(message["index"])
+            elif message["type"] == "unpacked" and unpacked is None:
+                unpacked = unpacked_from(message, self._pool.catalogue.transformations)
+                self.progress.unpacked = unpacked
                 if unpacked.network and not box.network:
                     await box.channel.send({"type": "stop"})
                     return None
                 await self._let_go(box, await self._advise(unpacked))
-            elif message["type"] == "step":
-                self.progress.begins(str(message["name"]))
-            elif message["type"] == "done":
-                return message
+            else:
+                raise WireError("a message out of its turn")
 
     async def _let_go(self, box: Box, go: Go) -> None:
-        answer = {"type": "go", "warnings": list(go.warnings), "restore": go.cached is not None}
-        if go.cached is None:
-            await box.channel.send(answer)
-            return
-        async with opened(self._storage, go.cached.key, box.folder / "cached") as fd:
-            await box.channel.send(answer, [fd])
+        answer = {"type": "go", "warnings": list(go.warnings)}
+        if go.cached is not None:
+            with contextlib.suppress(StorageError):  # it may expire at any moment: then the steps are run
+                async with opened(self._storage, go.cached.key, box.folder / "cached") as fd:
+                    await box.channel.send(answer | {"restore": True}, [fd])
+                    return
+        await box.channel.send(answer | {"restore": False})
 
     async def _cancel_when_asked(self, box: Box, timer: asyncio.Timeout) -> None:
         await self.progress.cancelled.wait()
+        latest = asyncio.get_running_loop().time() + _CANCEL_S
+        if not timer.expired():
+            timer.reschedule(min(latest, timer.when() or latest))
         with contextlib.suppress(OSError):
             await box.channel.send({"type": "cancel"})
-        timer.reschedule(asyncio.get_running_loop().time() + _CANCEL_S)
 
     def _job_message(self) -> Message:
         settings, claim = self._settings, self.claim
@@ -215,18 +219,16 @@ class Attempt:
             "limits": limits(settings, claim.upload.size_bytes),
         }
 
-    def _believed(self, done: Message, archive: Path) -> Verdict:
+    def _believed(self, done: Message, archive: Path, *, most_ms: int) -> Verdict:
         """What a box says counts for its own job only, and must have the right form; raises _Broken."""
         try:
-            raw = done["error"]
-            error = None if raw is None else JobError(ErrorCode(raw["code"]), str(raw["message"]), raw["step"] or "")
-            steps = tuple({str(key): value for key, value in step.items()} for step in done["steps"])
-            state = JobState(done["state"])
-            if not state.final or (state is JobState.SUCCEEDED) != (error is None) or not archive.stat().st_size:
-                raise ValueError(state)
-            return Verdict(state, archive, max(0, int(done["run_ms"])), steps, error, self.progress.log_tail())
+            ended = ended_from(done)
+            if not 0 < archive.stat().st_size <= (self._settings.disk_mb + _OWN_MB) << 20:
+                raise ValueError("no archive")
         except (OSError, LookupError, TypeError, ValueError, AttributeError) as wrong:
-            raise _Broken(JobError(ErrorCode.CRASHED, "the sandbox gave no account of the job")) from wrong
+            raise _Broken(self._error(ErrorCode.CRASHED, "the sandbox gave no account of the job")) from wrong
+        run_ms = min(ended.run_ms, most_ms)
+        return Verdict(ended.state, archive, run_ms, ended.steps, ended.error, self.progress.log_tail())
 
 
 def limits(settings: TransformSettings, upload_bytes: int) -> dict[str, Any]:
@@ -248,17 +250,6 @@ class _Broken(Exception):
     def __init__(self, error: JobError) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-def _unpacked(message: Message) -> Unpacked:
-    hook = message.get("hook")
-    return Unpacked(
-        names=tuple(str(name) for name in message["names"]),
-        hook=None if hook is None else Hook(str(hook), str(message.get("hook_form", "circe"))),
-        network=bool(message["network"]),
-        cache_key=str(message["cache_key"])[:64],
-        preload=tuple(str(name) for name in message["preload"]),
-    )
 
 
 @asynccontextmanager

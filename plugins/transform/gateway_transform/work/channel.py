@@ -46,7 +46,11 @@ class Channel:
                 await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
     async def receive(self) -> dict[str, Any] | None:
-        """The next message, None at the end; raises WireError for nonsense. Cancelled, it loses nothing."""
+        """The next message, None at the end; raises WireError for nonsense. Cancelled, it loses nothing.
+
+        Whoever sends without an end cannot keep others from their turns in the loop by it.
+        """
+        await asyncio.sleep(0)
         head = await self._upto(_HEAD_BYTES)
         if head is None:
             return None
@@ -68,6 +72,8 @@ class Channel:
             if not data:
                 return None
             self._received += data
+            if len(self._received) < count:
+                await asyncio.sleep(0)  # sock_recv itself waits only when there is nothing to read
         return self._received[:count]
 
 

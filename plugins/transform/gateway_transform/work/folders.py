@@ -49,7 +49,8 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 def make_folder(folder: Path, *, uid: int | None) -> None:
     """Make ``folder`` with ``work`` and ``tmp``, which belong to ``uid`` where this process may give them away."""
-    folder.mkdir(mode=0o711)
+    folder.mkdir()
+    folder.chmod(0o711)  # whatever the umask is
     for name in ("work", "tmp"):
         (folder / name).mkdir(mode=0o700)
         if uid is not None:

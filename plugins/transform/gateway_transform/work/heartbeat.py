@@ -29,18 +29,20 @@ class Heartbeat:
         self._wakeups = gateway.wakeups
         self._claims = claims
         self._every_s = gateway.section(TransformSettings).lease_s / _BEATS_PER_LEASE
-        self._attempts: dict[str, Attempt] = {}
+        self._attempts: list[Attempt] = []  # in the order of their claims; a job may have one whose lease was lost
         self._now = asyncio.Event()
 
     @contextmanager
     def for_attempt(self, attempt: Attempt) -> Iterator[None]:
         """Keep the attempt's lease while the block runs; it is cancelled when somebody asks, or when it was lost."""
-        job_id = attempt.claim.job_id
-        self._attempts[job_id] = attempt
+        for other in self._attempts:
+            if other.claim.job_id == attempt.claim.job_id:
+                other.progress.cancelled.set()
+        self._attempts.append(attempt)
         try:
             yield
         finally:
-            del self._attempts[job_id]
+            self._attempts.remove(attempt)
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -48,18 +50,23 @@ class Heartbeat:
             group.create_task(self._hear_cancels())
             group.create_task(self._see_steps())
             while True:
-                self._now.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._every_s):
                         await self._now.wait()
+                self._now.clear()  # before the rows are looked at, so that what comes meanwhile is looked at again
                 if self._attempts:
-                    try:
-                        await self._beat()
-                    except DatabaseError as error:
-                        log.warning("leases were not renewed", error=str(error))
+                    await self._try_to_beat()
+
+    async def _try_to_beat(self) -> None:
+        try:
+            await self._beat()
+        except DatabaseError as error:
+            log.warning("leases were not renewed", error=str(error))
+        except Exception:  # a supervisor is one of the borders where everything is caught
+            log.exception("leases were not renewed")
 
     async def _beat(self) -> None:
-        attempts = dict(self._attempts)
+        attempts = {attempt.claim.job_id: attempt for attempt in self._attempts}  # the last of each job
         for attempt in attempts.values():
             attempt.progress.changed.clear()
         told = {
@@ -82,5 +89,5 @@ class Heartbeat:
         """A step that has run long enough is shown to those who look at the job."""
         while True:
             await asyncio.sleep(_STEP_SHOWN_AFTER_S)
-            if any(attempt.progress.changed.is_set() for attempt in self._attempts.values()):
+            if any(attempt.progress.changed.is_set() for attempt in self._attempts):
                 self._now.set()

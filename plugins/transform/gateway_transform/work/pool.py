@@ -125,12 +125,16 @@ class BoxPool:
             try:
                 await self._restart_if_lost()
                 await self._fill()
-                pause_s = _FIRST_PAUSE_S
                 await self._something_to_do()
             except (NoBox, ConfigError, StartupError, OSError) as error:
                 log.warning("no sandboxes", error=str(error), again_in_s=pause_s)
-                await asyncio.sleep(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+            except Exception:  # a supervisor is one of the borders where everything is caught
+                log.exception("no sandboxes", again_in_s=pause_s)
+            else:
+                pause_s = _FIRST_PAUSE_S
+                continue
+            await asyncio.sleep(pause_s)
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
     async def _restart_if_lost(self) -> None:
         if not self._running_lost():
@@ -141,9 +145,8 @@ class BoxPool:
         for box in self._ready:
             self.discard(box)
         self._ready.clear()
+        self._preloaded = ()  # one of them may be what ended it: jobs that need them ask again
         self._zygote = await Zygote.start(self._plan)
-        if self._preloaded:
-            await self._zygote.preload(self._preloaded)
 
     async def _fill(self) -> None:
         self._wanted.clear()
@@ -157,7 +160,7 @@ class BoxPool:
         box = await self._make()
         async with self._arrived:
             self._ready.append(box)
-            self._arrived.notify()
+            self._arrived.notify_all()  # one that is woken while it is cancelled would keep it from the others
 
     async def _something_to_do(self) -> None:
         waiting = [asyncio.create_task(event.wait()) for event in (self._wanted, self._running().lost)]
@@ -174,6 +177,8 @@ class BoxPool:
             box = await zygote.spawn(self._folder / uuid.uuid4().hex, network=network)
         except ZygoteLost as error:
             raise NoBox("the process that makes sandboxes is away") from error
+        except OSError as error:
+            raise NoBox(f"no sandbox could be made: {error.strerror}") from error
         try:
             async with asyncio.timeout(_READY_S):
                 message = await box.channel.receive()

@@ -43,10 +43,13 @@ class Publisher:
         key = result_key(claim.job_id, claim.token)
         async with self._gateway.storage.writer(key) as writer:
             with archive.open("rb") as file:
-                await writer.write(file.read(_AT_ONCE_BYTES))  # just written: in memory, and most often all there is
-                if os.fstat(file.fileno()).st_size > _AT_ONCE_BYTES:
-                    while chunk := await asyncio.to_thread(file.read, _READ_BYTES):
-                        await writer.write(chunk)
+                left = os.fstat(file.fileno()).st_size  # what a box adds from now on is not read
+                first = file.read(min(left, _AT_ONCE_BYTES))  # just written: in memory, and most often all there is
+                await writer.write(first)
+                left -= len(first)
+                while left > 0 and (chunk := await asyncio.to_thread(file.read, min(left, _READ_BYTES))):
+                    await writer.write(chunk)
+                    left -= len(chunk)
             stored = await writer.commit()
         return Upload(key, stored.sha256, stored.size_bytes)
 

@@ -9,6 +9,7 @@ from gateway_core.storage.base import Storage
 from gateway_transform.box.wire import WireError
 from gateway_transform.settings import TransformSettings
 from gateway_transform.work.attempt import limits, opened
+from gateway_transform.work.believed import scanned_from
 from gateway_transform.work.pool import BoxPool, NoBox
 
 _SCAN_S = 90.0
@@ -23,10 +24,10 @@ async def scan(
         async with opened(storage, key, box.folder / "upload") as fd, asyncio.timeout(_SCAN_S):
             await box.channel.send({"type": "scan", "limits": limits(settings, size_bytes)}, [fd])
             message = await box.channel.receive()
-    except (TimeoutError, OSError, WireError) as error:
+        if message is None:
+            raise NoBox("the upload could not be looked into")
+        return scanned_from(message)
+    except (TimeoutError, OSError, WireError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise NoBox("the upload could not be looked into") from error
     finally:
         pool.discard(box)
-    if message is None or message["type"] != "scanned":
-        raise NoBox("the upload could not be looked into")
-    return {"error": message.get("error"), "fields": message.get("fields") or {}}

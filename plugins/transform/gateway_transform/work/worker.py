@@ -22,7 +22,8 @@ from gateway_transform.jobs.model import Claim, ErrorCode, Hook, JobError, Outco
 from gateway_transform.queue.base import JobQueue
 from gateway_transform.settings import TransformSettings
 from gateway_transform.work import metrics
-from gateway_transform.work.attempt import Attempt, Go, Unpacked
+from gateway_transform.work.attempt import Attempt, Go
+from gateway_transform.work.believed import Unpacked
 from gateway_transform.work.heartbeat import Heartbeat
 from gateway_transform.work.pool import BoxPool, NoBox
 from gateway_transform.work.publishing import Publisher
@@ -93,6 +94,10 @@ class Worker:
                 log.warning("no jobs can be claimed", error=str(error))
                 await asyncio.sleep(_AFTER_FAILURE_S)
                 continue
+            except Exception:  # a supervisor is one of the borders where everything is caught
+                log.exception("no jobs can be claimed")
+                await asyncio.sleep(_AFTER_FAILURE_S)
+                continue
             if len(self._running) >= self._slots:
                 self._freed.clear()
                 with contextlib.suppress(TimeoutError):
@@ -129,21 +134,27 @@ class Worker:
         metrics.QUEUED_SECONDS.observe(claim.queued_ms / 1000)
         with metrics.RUNNING.track_inprogress():
             try:
-                if claim.verdict is not None:
-                    await self._publisher.close(claim, claim.verdict)
-                else:
-                    await self._attempt(claim)
-            except ObjectMissing:
-                await self._publisher.close(claim, JobError(ErrorCode.FAILED, "the upload is not there any more"))
+                await self._see_through(claim)
             except NoBox as error:
                 log.warning("a job waits for a sandbox", job=claim.job_id, error=str(error))
-                await asyncio.sleep(_AFTER_FAILURE_S)
                 await self._hand_back(claim)
             except GatewayError as error:
                 log.warning("an attempt was lost; the job runs again", job=claim.job_id, error=str(error))
             except asyncio.CancelledError:
                 await self._hand_back(claim)
                 raise
+
+    async def _see_through(self, claim: Claim) -> None:
+        try:
+            if claim.verdict is not None:
+                await self._publisher.close(claim, claim.verdict)
+            else:
+                await self._attempt(claim)
+        except ObjectMissing:
+            await self._publisher.close(claim, JobError(ErrorCode.FAILED, "the upload is not there any more"))
+        except NoBox:
+            await asyncio.sleep(_AFTER_FAILURE_S)  # here, where a drain that comes meanwhile hands the job back
+            raise
 
     async def _attempt(self, claim: Claim) -> None:
         hooks: list[Hook] = []

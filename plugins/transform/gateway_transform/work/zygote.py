@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ _START_S = 120.0
 _STOP_S = 5.0
 _KEPT_VARIABLES = ("PATH", "TZ", "PYTHONPATH", "VIRTUAL_ENV")
 _LINE_BYTES = 4096
+_MOST_LINES = 100
+_LINES_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,15 @@ class ZygoteLost(Exception):
 class Zygote:
     """A running zygote. ``lost`` is set when it ends, by ``stop`` or by itself."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, catalogue: Catalogue) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, channel: Channel, catalogue: Catalogue, *, lines: asyncio.Task[str]
+    ) -> None:
         self.catalogue = catalogue
         self.lost = asyncio.Event()
         self._process = process
         self._channel = channel
         self._boxes: dict[str, Box] = {}
-        self._tasks = (
-            asyncio.create_task(self._listen(), name="zygote"),
-            asyncio.create_task(_relay_lines(process), name="zygote's lines"),
-        )
+        self._tasks = (asyncio.create_task(self._listen(), name="zygote"), lines)
 
     @classmethod
     async def start(cls, plan: ZygotePlan) -> Zygote:
@@ -92,40 +94,34 @@ class Zygote:
         """
         ours, theirs = socket.socketpair()
         channel = Channel(ours)
-        with theirs:
-            arguments = {
-                "socket": theirs.fileno(),
-                "modules": list(plan.modules),
-                "named": dict(plan.named),
-                "sandbox": plan.sandbox,
-                "readable": [str(path) for path in plan.readable],
-                "hide": [str(path) for path in plan.hide],
-                "uid": SANDBOX_UID if os.geteuid() == 0 else None,
-            }
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "gateway_transform.box.zygote",
-                json.dumps(arguments),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=_environment(),
-                pass_fds=[theirs.fileno()],
-                limit=_LINE_BYTES,
-            )
         try:
-            return cls(process, channel, await _catalogue(channel, process))
+            with theirs:
+                process = await _process(plan, theirs)
+        except BaseException:
+            channel.close()
+            raise
+        lines = asyncio.create_task(_relay_lines(process), name="zygote's lines")  # a full pipe would hold it up
+        try:
+            return cls(process, channel, await _catalogue(channel, lines), lines=lines)
         except BaseException:
             channel.close()
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            lines.cancel()
+            await asyncio.wait([lines])
             raise
 
     async def spawn(self, folder: Path, *, network: bool = False) -> Box:
-        """Make a box whose files are in the new folder ``folder``; raises ZygoteLost."""
-        make_folder(folder, uid=SANDBOX_UID if os.geteuid() == 0 else None)
+        """Make a box whose files are in the new folder ``folder``; raises ZygoteLost, OSError."""
+        try:
+            make_folder(folder, uid=SANDBOX_UID if os.geteuid() == 0 else None)
+            return await self._spawn(folder, network=network)
+        except BaseException:
+            remove_folder(folder)
+            raise
+
+    async def _spawn(self, folder: Path, *, network: bool) -> Box:
         ours, theirs = socket.socketpair()
         exited = asyncio.get_running_loop().create_future()
         box = Box(uuid.uuid4().hex, folder, Channel(ours), network, exited)
@@ -137,7 +133,6 @@ class Zygote:
             except BaseException:
                 self._boxes.pop(box.id, None)
                 box.channel.close()
-                remove_folder(folder)
                 raise
         return box
 
@@ -166,7 +161,8 @@ class Zygote:
             async with asyncio.timeout(_STOP_S):
                 await self._process.wait()
         except TimeoutError:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
             await self._process.wait()
         for task in self._tasks:
             task.cancel()
@@ -204,41 +200,70 @@ class Zygote:
             self._ended(box_id, -1)
 
 
-async def _catalogue(channel: Channel, process: asyncio.subprocess.Process) -> Catalogue:
+async def _process(plan: ZygotePlan, control: socket.socket) -> asyncio.subprocess.Process:
+    arguments = {
+        "socket": control.fileno(),
+        "modules": list(plan.modules),
+        "named": dict(plan.named),
+        "sandbox": plan.sandbox,
+        "readable": [str(path) for path in plan.readable],
+        "hide": [str(path) for path in plan.hide],
+        "uid": SANDBOX_UID if os.geteuid() == 0 else None,
+    }
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway_transform.box.zygote",
+        json.dumps(arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        pass_fds=[control.fileno()],
+        limit=_LINE_BYTES,
+    )
+
+
+async def _catalogue(channel: Channel, lines: asyncio.Task[str]) -> Catalogue:
     try:
         async with asyncio.timeout(_START_S):
             message = await channel.receive()
     except (TimeoutError, OSError, WireError) as error:
         raise StartupError(f"transform: the process that makes sandboxes does not start: {error}") from error
     if message is None:
-        raise StartupError(f"transform: the process that makes sandboxes does not start: {await _last_words(process)}")
+        raise StartupError(f"transform: the process that makes sandboxes does not start: {await _last_words(lines)}")
     if message["type"] != "catalogue":
         raise ConfigError(f"transform: {message.get('message', 'no transformations')}")
     return Catalogue(message["transformations"], message["hidden"], message["level"], message["missing"])
 
 
-async def _last_words(process: asyncio.subprocess.Process) -> str:
-    if process.stderr is None:
-        return "it said nothing"
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_STOP_S):
-            text = (await process.stderr.read(_LINE_BYTES)).decode(errors="replace").strip()
-            return text.rpartition("\n")[2] or "it said nothing"
-    return "it said nothing"
+async def _last_words(lines: asyncio.Task[str]) -> str:
+    await asyncio.wait([lines], timeout=_STOP_S)
+    return (lines.result() if lines.done() else "") or "it said nothing"
 
 
-async def _relay_lines(process: asyncio.subprocess.Process) -> None:
-    """What modules print while they are loaded belongs into the gateway's log."""
-    if process.stderr is None:
-        return
-    while True:
+async def _relay_lines(process: asyncio.subprocess.Process) -> str:
+    """What modules print while they are loaded belongs into the gateway's log; returns the last line.
+
+    Boxes have this error output too, and one that was taken over must not fill the log: lines beyond a few are dropped.
+    """
+    last, until, told = "", 0.0, 0
+    while process.stderr is not None:
         try:
             line = await process.stderr.readline()
         except ValueError:  # a line without an end
             continue
         if not line:
-            return
-        log.warning("from transformations", line=line.decode(errors="replace").rstrip())
+            break
+        last = line.decode(errors="replace").rstrip() or last
+        if time.monotonic() >= until:
+            until, told = time.monotonic() + _LINES_S, 0
+        told += 1
+        if told <= _MOST_LINES:
+            log.warning("from transformations", line=line.decode(errors="replace").rstrip())
+        elif told == _MOST_LINES + 1:
+            log.warning("more from transformations is left out", for_s=_LINES_S)
+    return last
 
 
 def _environment() -> dict[str, str]:
