@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ class Unreadable(Sequence[str]):
     def __len__(self) -> int:
         return 0
 
-    def __getitem__(self, at):  # type: ignore[no-untyped-def]
+    def __getitem__(self, at: Any) -> Any:
         raise IndexError(at)
 
     def __iter__(self) -> Iterator[str]:

@@ -162,9 +162,9 @@ async def test_garbage_in_the_log_harms_nobody(stand: HostileStand):
     assert b"garbage" in ended.files["out.log"]
 
 
-async def test_log_that_is_moved_far_away_fails_the_job(stand: HostileStand):
+async def test_log_that_is_moved_far_away_harms_nobody(stand: HostileStand):
     ended = await stand.run({"name": "log_far_away", "options": {"marker": "evil-log"}}, "hello")
-    assert (ended.code, ended.status["error"]["step"]) == ("failed", "hello")
+    assert ended.code == "succeeded"
     assert len(ended.files["out.log"]) <= 2 * MIB
 
 

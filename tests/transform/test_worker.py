@@ -71,8 +71,7 @@ def log_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
 
 def processes(stand: JobStand) -> tuple[int, list[int]]:
     """The zygote, and its boxes."""
-    pids = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
-    zygote = next(pid for pid in pids if b"gateway_transform.box.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    zygote = stand.gateway.core.state[SERVICE_KEY].pool._zygote._process.pid
     return zygote, [int(pid) for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()]
 
 
@@ -270,3 +269,31 @@ async def test_a_strict_upload_that_is_refused_leaves_nothing(stand: JobStand, c
     assert "no_such_step" in answer.text
     assert await stand.rows(caller.client) == []
     assert await stand.objects() == before
+
+
+async def test_a_job_whose_zygote_dies_runs_again(make_job_stand: MakeJobStand, worker_modules: None):
+    async with make_job_stand({**SETTINGS, "lease_s": 3}) as stand:
+        caller = await stand.caller()
+        job_id = await caller.submit(job_of({"name": "hold", "options": {"seconds": 0.5}}))
+        await eventually(lambda: _running(caller, job_id))
+        os.kill(processes(stand)[0], signal.SIGKILL)
+        found = await status(caller, job_id, wait=30)
+        assert (found["state"], found["attempt"]) == ("succeeded", 2)
+
+
+async def _running(caller: Caller, job_id: str) -> bool:
+    return (await status(caller, job_id))["state"] == "running"
+
+
+async def test_a_stored_upload_that_is_damaged_fails_its_job(stand: JobStand, caller: Caller):
+    busy = [await caller.submit(job_of("hold")) for _ in range(2)]
+    for job_id in busy:
+        await running_step(caller, job_id)
+    job_id = await caller.submit(job_of("random_bytes"))
+    path = stand.gateway.core.storage.local_path(f"transform/{job_id}/input")
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    for other in busy:
+        await caller.call("DELETE", f"/job/{other}")
+    found = await status(caller, job_id, wait=30)
+    assert found["error"]["code"] == "bad_input"

@@ -20,6 +20,7 @@ from gateway_transform.box.codes import Refused
 from gateway_transform.box.context import Context
 from gateway_transform.box.jobfile import JOB_FILE, JobFile, Step
 from gateway_transform.box.joblog import JobLog
+from gateway_transform.box.limits import limit_files
 from gateway_transform.box.options import check_options
 from gateway_transform.box.pack import OWN_NAMES, PackCaps, Packed, Tree, pack
 from gateway_transform.box.rehearsal import rehearse
@@ -36,6 +37,7 @@ from gateway_transform.box.untar import Caps, Facts, Folder, members, unpack
 from gateway_transform.box.upload import Upload, upload_caps
 
 _TAIL_BYTES = 8 << 10
+_MARGIN_MB = 256
 _STATUS_BYTES = 64 << 20
 
 
@@ -84,6 +86,7 @@ class _Job:
         self._context = context
         self._upload_fd, self._result_fd, log_fd = fds
         self._limits = JobLimits.from_message(order["limits"])
+        limit_files(max(self._limits.disk_mb, self._limits.max_unpacked_mb) + _MARGIN_MB)
         self._log = JobLog(log_fd, str(order["id"]))
         self._ask = bool(order.get("ask", True))
         self._account = Account(str(order["id"]), int(order["attempt"]), int(order["queued_ms"]), context.level)

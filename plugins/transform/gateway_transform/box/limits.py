@@ -43,6 +43,11 @@ def limit_box() -> None:
         return
 
 
+def limit_files(largest_mb: int) -> None:
+    """No file of this box, its result and its log among them, grows beyond that."""
+    lower(resource.RLIMIT_FSIZE, largest_mb * _MIB)
+
+
 def limit_step(limits: StepLimits) -> None:
     """In the child that becomes a step, before it does anything. Raises nothing: what is lower already stays."""
     if limits.memory_mb is not None:

@@ -190,7 +190,7 @@ def preload(modules: Sequence[str]) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - anything can go wrong in somebody's module
+        except BaseException as error:  # noqa: BLE001 - anything can go wrong in somebody's module, exits too
             sys.stderr.write(f"preload of {name}: {type(error).__name__}: {error}\n")
     gc.freeze()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway_core import ObjectMissing, StorageError
+from gateway_core import ObjectMissing, StorageError, Unavailable
 from gateway_core.settled import settled
 from gateway_core.storage.base import Storage
 from gateway_transform.box.pack import PackCaps
@@ -22,7 +22,7 @@ from gateway_transform.settings import TransformSettings
 from gateway_transform.work.believed import Message, Unpacked, ended_from, unpacked_from
 from gateway_transform.work.pool import BoxPool
 from gateway_transform.work.salvage import Wreck, salvage, state_for
-from gateway_transform.work.zygote import Box
+from gateway_transform.work.zygote import ZYGOTE_LOST, Box
 
 _MARGIN_S = 300.0
 _CANCEL_S = 10.0
@@ -111,8 +111,8 @@ class Attempt:
     async def verdict(self) -> AsyncIterator[Verdict]:
         """Run it; the archive is there until the block ends.
 
-        Raises NoBox, ObjectMissing when the upload is gone, StorageError. A box that breaks, hangs or lies gives a
-        verdict too, with what can be saved of its files.
+        Raises NoBox, ObjectMissing when the upload is gone, StorageError, Unavailable when all boxes were lost. A box
+        that breaks, hangs or lies gives a verdict too, with what can be saved of its files.
         """
         network = False
         while True:
@@ -164,6 +164,8 @@ class Attempt:
                 raise _Broken(self._error(ErrorCode.CANCELLED, "cancelled")) from error
             raise _Broken(self._error(ErrorCode.TIMEOUT, f"not done within {limit_s:g} s")) from error
         except (OSError, WireError, LookupError, TypeError, ValueError) as error:
+            if box.exited.done() and box.exited.result() == ZYGOTE_LOST:
+                raise Unavailable("the process that makes sandboxes has died, and the job's box with it") from error
             raise _Broken(self._error(ErrorCode.CRASHED, "the sandbox ended before the job")) from error
 
     def _error(self, code: ErrorCode, message: str) -> JobError:

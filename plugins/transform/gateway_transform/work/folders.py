@@ -23,11 +23,12 @@ def passable_folder(root: Path) -> Iterator[Path]:
     """
     for other in root.glob(f"{_PASSABLE}*"):
         _remove_if_abandoned(other)
-    folder = Path(tempfile.mkdtemp(prefix=_PASSABLE, dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=f".{_PASSABLE}", dir=root))
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder.chmod(0o711)
+        folder = folder.rename(folder.with_name(folder.name[1:]))  # seen by others from here on, and locked
         yield folder
     finally:
         remove_folder(folder)

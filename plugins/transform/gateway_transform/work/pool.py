@@ -80,7 +80,8 @@ class BoxPool:
                     await self._arrived.wait()
         except TimeoutError as error:
             raise NoBox(f"no sandbox was ready within {_READY_S:g} s") from error
-        self._wanted.set()
+        if not self._ready:
+            self._wanted.set()
         return box
 
     async def kill(self, box: Box) -> None:
@@ -89,9 +90,10 @@ class BoxPool:
             await self._zygote.kill(box)
 
     def discard(self, box: Box) -> None:
-        """End a box, in the background; its folder goes with it."""
+        """End a box, in the background; its folder goes with it. Another one is made now, not beside its job."""
         if self._zygote is None:
             return
+        self._wanted.set()
         task = asyncio.create_task(self._zygote.discard(box), name="discard a box")
         self._discarding.add(task)
         task.add_done_callback(self._discarding.discard)

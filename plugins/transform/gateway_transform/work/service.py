@@ -33,6 +33,7 @@ from gateway_transform.work.zygote import Catalogue, Zygote, ZygotePlan
 log = get_logger("gateway.transform")
 
 _EXPIRE_EVERY_S = 60.0
+_LOOKS_AT_ONCE = 4
 _ORPHANS_EVERY_S = 3600.0
 
 
@@ -46,6 +47,7 @@ class Service:
     queue: JobQueue
     pool: BoxPool
     found: Catalogue
+    looks: asyncio.Semaphore
 
     async def scan(self, key: str, size_bytes: int) -> dict[str, Any]:
         """Look into a stored upload without running it: ``{"error": {...} or null, "fields": {...}}``.
@@ -55,7 +57,8 @@ class Service:
         if self.settings.sandbox == "require" and self.found.level != NAMESPACES:
             raise Unavailable("uploads cannot be looked into here: there are no namespaces")
         try:
-            return await scan(self.pool, self.gateway.storage, key, settings=self.settings, size_bytes=size_bytes)
+            async with self.looks:
+                return await scan(self.pool, self.gateway.storage, key, settings=self.settings, size_bytes=size_bytes)
         except NoBox as error:
             raise Unavailable(str(error)) from error
 
@@ -80,7 +83,9 @@ async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
         store = JobStore(gateway.db, settings, gateway.keyring)
         claims = Claims(gateway.db, settings, gateway.keyring, worker=gateway.instance)
         await stack.enter_async_context(delivery.run(gateway, settings))
-        gateway.state[SERVICE_KEY] = Service(gateway, settings, store, queue, pool, found)
+        gateway.state[SERVICE_KEY] = Service(
+            gateway, settings, store, queue, pool, found, asyncio.Semaphore(max(_LOOKS_AT_ONCE, slots))
+        )
         if slots:
             worker = Worker(gateway, claims, queue, pool=pool, slots=slots)
             worker.start()

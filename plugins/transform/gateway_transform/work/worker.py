@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway_core import Gateway, GatewayError, ObjectMissing
-from gateway_core.errors import DatabaseError
+from gateway_core.errors import DatabaseError, ObjectCorrupt, StorageFull
 from gateway_core.observe.events import JOB_STARTED
 from gateway_core.observe.logs import get_logger
 from gateway_transform.hooks.address import check_hook
@@ -135,8 +135,8 @@ class Worker:
         with metrics.RUNNING.track_inprogress():
             try:
                 await self._see_through(claim)
-            except NoBox as error:
-                log.warning("a job waits for a sandbox", job=claim.job_id, error=str(error))
+            except (NoBox, StorageFull) as error:
+                log.warning("a job has to wait", job=claim.job_id, error=str(error))
                 await self._hand_back(claim)
             except GatewayError as error:
                 log.warning("an attempt was lost; the job runs again", job=claim.job_id, error=str(error))
@@ -152,7 +152,9 @@ class Worker:
                 await self._attempt(claim)
         except ObjectMissing:
             await self._publisher.close(claim, JobError(ErrorCode.FAILED, "the upload is not there any more"))
-        except NoBox:
+        except ObjectCorrupt:
+            await self._publisher.close(claim, JobError(ErrorCode.FAILED, "the stored upload is damaged"))
+        except (NoBox, StorageFull):
             await asyncio.sleep(_AFTER_FAILURE_S)  # here, where a drain that comes meanwhile hands the job back
             raise
 

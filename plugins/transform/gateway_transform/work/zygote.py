@@ -26,6 +26,8 @@ from gateway_transform.work.folders import make_folder
 
 log = get_logger("gateway.transform")
 
+ZYGOTE_LOST = -1
+"""As the status of a box that ended because its zygote did."""
 SANDBOX_UID = 65534
 """Whom a box runs as where the gateway is root."""
 _START_S = 120.0
@@ -197,7 +199,7 @@ class Zygote:
         self.lost.set()
         for box_id, box in list(self._boxes.items()):
             box.channel.shut()  # where there are no namespaces, a box learns from it that it must end
-            self._ended(box_id, -1)
+            self._ended(box_id, ZYGOTE_LOST)
 
 
 async def _process(plan: ZygotePlan, control: socket.socket) -> asyncio.subprocess.Process:
