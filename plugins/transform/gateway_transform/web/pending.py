@@ -11,17 +11,21 @@ from gateway_transform.jobs.model import Job
 from gateway_transform.jobs.topics import job_topic
 
 FRESH_S = 0.2
-"""How old an answer may be where another process ends the job, and no Redis tells of it."""
+"""How old an answer may be where a worker beside this server ends the job, and no Redis tells of it."""
 _MOST = 2048
 
 _Key = tuple[str, str]
 
 
 class Pending:
-    """Remembers jobs that had not ended a moment ago; one whose end is heard of is looked at again at once."""
+    """Remembers for ``fresh_s`` which jobs had not ended; one whose end is heard of is looked at again at once.
 
-    def __init__(self, wakeups: Wakeups) -> None:
+    With 0 nothing is remembered: where several servers answer that cannot tell each other of an end.
+    """
+
+    def __init__(self, wakeups: Wakeups, *, fresh_s: float) -> None:
         self._wakeups = wakeups
+        self._fresh_s = fresh_s
         self._known: OrderedDict[_Key, tuple[float, Subscription]] = OrderedDict()
 
     async def look(self, job_id: str, client_id: str, find: Callable[[], Awaitable[Job]]) -> Job | None:
@@ -35,8 +39,8 @@ class Pending:
             self._forget(key)
             if job.state.final:
                 return job
-            if not signal.heard:
-                self._known[key] = (time.monotonic() + FRESH_S, self._wakeups.subscribe(job_topic(job_id)))
+            if self._fresh_s and not signal.heard:
+                self._known[key] = (time.monotonic() + self._fresh_s, self._wakeups.subscribe(job_topic(job_id)))
         while len(self._known) > _MOST:
             self._forget(next(iter(self._known)))
         return None

@@ -17,7 +17,7 @@ from gateway_core.http.representation import Content, Representation, send_repre
 from gateway_transform.jobs.model import Job, JobState
 from gateway_transform.web.access import asked_job, owner_of
 from gateway_transform.web.content import stored_content
-from gateway_transform.web.pending import Pending
+from gateway_transform.web.pending import FRESH_S, Pending
 from gateway_transform.web.zipped import Zipper
 from gateway_transform.work.service import SERVICE_KEY
 
@@ -58,7 +58,9 @@ class Results:
 
     def _pending(self) -> Pending:
         if self._known is None:
-            self._known = Pending(self._gateway.wakeups)
+            settings = self._gateway.settings
+            told = bool(settings.redis_url) or (self._gateway.db.dialect == "sqlite" and settings.workers == 1)
+            self._known = Pending(self._gateway.wakeups, fresh_s=FRESH_S if told else 0.0)
         return self._known
 
     async def answer(self, request: web.Request, job: Job, query: ResultQuery) -> web.StreamResponse:
