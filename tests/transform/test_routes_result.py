@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import time
@@ -222,3 +223,21 @@ async def test_zips_leave_no_file(job_stand: JobStand, caller: Caller):
     await caller.get(f"/job/{job_id}?zip=1")
     left = [path for path in job_stand.gateway.core.scratch_dir.rglob("*") if path.is_file()]
     assert [path.name for path in left] == [".lock"] * len(left)
+
+
+async def test_whoever_asks_again_at_once_is_answered_when_the_job_ends(
+    job_stand: JobStand, caller: Caller, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gateway_transform.web.eager.HOLD_S", 60.0)
+    job_id = await caller.submit()
+    assert (await caller.get(f"/job/{job_id}")).status == 202
+    asking = asyncio.create_task(caller.get(f"/job/{job_id}"))
+    await job_stand.end(job_id, b"the result")
+    answer = await asking
+    assert (answer.status, answer.body) == (200, b"the result")
+
+
+async def test_whoever_asks_for_many_jobs_in_turn_is_not_held(caller: Caller, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway_transform.web.eager.HOLD_S", 60.0)
+    ids = [await caller.submit() for _ in range(3)]
+    assert [(await caller.get(f"/job/{job_id}")).status for job_id in ids] == [202, 202, 202]

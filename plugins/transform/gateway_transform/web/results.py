@@ -15,9 +15,10 @@ from gateway_core.http.disposition import content_disposition
 from gateway_core.http.json_body import validate
 from gateway_core.http.representation import Content, Representation, send_representation
 from gateway_transform.jobs.model import Job, JobState
+from gateway_transform.jobs.topics import job_topic
 from gateway_transform.web.access import asked_job, owner_of
 from gateway_transform.web.content import stored_content
-from gateway_transform.web.pending import FRESH_S, Pending
+from gateway_transform.web.eager import Eager
 from gateway_transform.web.zipped import Zipper
 from gateway_transform.work.service import SERVICE_KEY
 
@@ -40,7 +41,7 @@ class Results:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._zipper = Zipper(gateway)
-        self._known: Pending | None = None
+        self._eager = Eager()
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """The result of a job that has ended, in a tar.gz; 202 before that, 404 when there is none (any more).
@@ -50,18 +51,22 @@ class Results:
         """
         query = validate(ResultQuery, dict(request.query), location="query")
         job_id, owner = asked_job(request), owner_of(request, self._gateway)
-        store = self._gateway.state[SERVICE_KEY].store
-        job = await self._pending().look(job_id, owner.id, lambda: store.find(job_id, owner.id))
-        if job is None:
+        job = await self._looked_at(job_id, owner.id)
+        if not job.state.final:
             return web.Response(text="Accepted", status=202, headers={hdrs.CACHE_CONTROL: "no-store"})
         return await self.answer(request, job, query)
 
-    def _pending(self) -> Pending:
-        if self._known is None:
-            settings = self._gateway.settings
-            told = bool(settings.redis_url) or (self._gateway.db.dialect == "sqlite" and settings.workers == 1)
-            self._known = Pending(self._gateway.wakeups, fresh_s=FRESH_S if told else 0.0)
-        return self._known
+    async def _looked_at(self, job_id: str, client_id: str) -> Job:
+        """The job; for those who ask without a pause as it is in a moment, or at its end if that comes before."""
+        store, hold_s = self._gateway.state[SERVICE_KEY].store, self._eager.hold_s(job_id)
+        if not hold_s:
+            return await store.find(job_id, client_id)
+        with self._gateway.wakeups.subscribe(job_topic(job_id)) as signal:
+            latest = time.monotonic() + hold_s
+            job = await store.find(job_id, client_id)
+            while not job.state.final and await signal.wait(max(0.0, latest - time.monotonic())):
+                job = await store.find(job_id, client_id)
+        return job
 
     async def answer(self, request: web.Request, job: Job, query: ResultQuery) -> web.StreamResponse:
         """What a job that has ended is answered with; raises NotFound, Gone, and as ``send_representation`` does."""

@@ -35,8 +35,6 @@ async def job_within(gateway: Gateway, job_id: str, client_id: str, *, timeout_s
         while True:
             job = await store.find(job_id, client_id, with_position=True)
             left = deadline - clock()
-            if job.state.final:
-                gateway.wakeups.publish(job_topic(job_id), through_database=False)  # nobody here believes otherwise now
             if job.state.final or left <= 0 or gateway.draining.is_set():
                 return job
             await signal.wait(min(_POLL_S, left))
