@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
+import mmap
 import os
 import random
 import socket
@@ -290,16 +292,20 @@ def drop_from_memory(fd: int) -> None:
     os.fsync(fd)
     for _ in range(50):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        if not any(is_in_memory(fd, at) for at in range(0, os.fstat(fd).st_size, 4096)):
+        if not is_in_memory(fd):
             return
         time.sleep(0.02)
 
 
-def is_in_memory(fd: int, at: int) -> bool:
-    try:
-        return bool(os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT))
-    except OSError:  # EAGAIN: it would have to be read
-        return False
+def is_in_memory(fd: int) -> bool:
+    """Whether any page of the file is; mincore(2) asks without reading ahead."""
+    size = os.fstat(fd).st_size
+    with mmap.mmap(fd, size, access=mmap.ACCESS_COPY) as mapped:
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        start = ctypes.c_char.from_buffer(mapped)
+        asked = ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), pages)
+        del start
+    return asked == 0 and any(page & 1 for page in pages)
 
 
 async def collect(content: StreamReader, into: bytearray) -> None:
