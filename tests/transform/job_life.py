@@ -24,7 +24,7 @@ class Jobs:
         self.db = db
         self.keyring = keyring
         self.settings = TransformSettings(**settings)
-        self.store = JobStore(db, self.settings, keyring)
+        self.store = JobStore(db, self.settings)
 
     def having(self, **settings: Any) -> Jobs:
         """The same jobs under other settings."""

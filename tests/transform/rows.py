@@ -9,35 +9,19 @@ import sqlalchemy as sa
 
 from gateway_core import Gateway
 from gateway_core.db.clock import now
+from gateway_transform.jobs.store import _NOTHING
 from gateway_transform.tables import jobs
 
-_EMPTY: dict[str, Any] = {
+_ENDED: dict[str, Any] = _NOTHING | {
     "client_id": "",
     "state": "succeeded",
     "started": None,
     "expires": None,
     "attempt": 1,
-    "worker": "",
-    "token": "",
     "lease_until": None,
-    "cancelling": False,
     "input_key": "",
     "input_sha256": "",
     "input_bytes": 0,
-    "result_key": "",
-    "result_sha256": "",
-    "result_bytes": 0,
-    "step": "",
-    "steps": "",
-    "queued_ms": 0,
-    "run_ms": 0,
-    "error_code": "",
-    "error_message": "",
-    "error_step": "",
-    "log": "",
-    "cache_key": "",
-    "hook": "",
-    "hook_form": "",
 }
 
 
@@ -47,7 +31,7 @@ async def add_job(gateway: Gateway, **columns: Any) -> str:
     ``hook`` is the plain URL.
     """
     job_id = uuid.uuid4().hex
-    row = {**_EMPTY, "id": job_id, "created": now(), "queued": now(), "ended": now(), **columns}
+    row = {**_ENDED, "id": job_id, "created": now(), "queued": now(), "ended": now(), **columns}
     if row["hook"]:
         row["hook"] = gateway.keyring.encrypt(row["hook"].encode()).decode()
         row["hook_form"] = row["hook_form"] or "circe"

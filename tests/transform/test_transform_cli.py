@@ -145,7 +145,7 @@ def test_a_dead_letter_is_tried_again(operator):
     assert operator("transform", "retry", dashed).out == f"Job queued again: {lost}\n"
 
     async def look(gateway: Gateway) -> tuple[str, int]:
-        job = await JobStore(gateway.db, gateway.section(TransformSettings), gateway.keyring).find(lost, None)
+        job = await JobStore(gateway.db, gateway.section(TransformSettings)).find(lost, None)
         return str(job.state), job.attempt
 
     assert operator.within(look) == ("queued", 0)

@@ -125,7 +125,7 @@ class JobSource:
     async def _job(self, job_id: str, client: Client) -> Job:
         """Raises SourceGone, also for somebody else's."""
         owner = client if self._owned else Client.ANONYMOUS
-        store = JobStore(self._gateway.db, self._settings, self._gateway.keyring)
+        store = JobStore(self._gateway.db, self._settings)
         try:
             return await store.find(job_id, owner.id)
         except NotFound as exc:

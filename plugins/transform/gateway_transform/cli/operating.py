@@ -103,7 +103,7 @@ def _line(*columns: object) -> str:
 
 
 def _store(gateway: Gateway) -> JobStore:
-    return JobStore(gateway.db, _section(gateway), gateway.keyring)
+    return JobStore(gateway.db, _section(gateway))
 
 
 def _section(gateway: Gateway) -> TransformSettings:

@@ -8,11 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from gateway_core import Conflict, NotFound, TooManyRequests
-from gateway_core.auth.keyring import Keyring
 from gateway_core.db.clock import now
 from gateway_core.db.engine import Database
 from gateway_core.db.transaction import Transaction
-from gateway_transform.jobs.model import ErrorCode, Hook, Job, JobState, Upload
+from gateway_transform.jobs.model import ErrorCode, Job, JobState, Upload
 from gateway_transform.jobs.rows import WAITING_OR_RUNNING, is_mine, job_from
 from gateway_transform.settings import TransformSettings
 from gateway_transform.tables import deliveries, jobs
@@ -49,10 +48,9 @@ class JobStore:
     the database cannot answer.
     """
 
-    def __init__(self, db: Database, settings: TransformSettings, keyring: Keyring) -> None:
+    def __init__(self, db: Database, settings: TransformSettings) -> None:
         self.db = db
         self._settings = settings
-        self._keyring = keyring
         self._insert = _insert(settings)
 
     async def has_room(self, client_id: str) -> None:
@@ -85,14 +83,6 @@ class JobStore:
         """
         async with self.db.read() as tx:
             return await _found(tx, job_id, client_id, with_position=with_position)
-
-    async def hook(self, job_id: str) -> Hook | None:
-        """Who is told of its end; None when nobody is, or the job is gone. Raises StartupError when no key fits."""
-        async with self.db.read() as tx:
-            row = await tx.first(sa.select(jobs.c.hook, jobs.c.hook_form).where(jobs.c.id == job_id))
-        if row is None or not row.hook:
-            return None
-        return Hook(self._keyring.decrypt(row.hook.encode()).decode(), row.hook_form)
 
     async def ask_cancel(self, job_id: str, client_id: str | None) -> Job:
         """Mark a job that waits or runs as cancelling, and return it; one that has ended is returned as it is.

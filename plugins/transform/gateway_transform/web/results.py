@@ -15,12 +15,11 @@ from gateway_core.http.disposition import content_disposition
 from gateway_core.http.json_body import validate
 from gateway_core.http.representation import Content, Representation, send_representation
 from gateway_transform.jobs.model import Job, JobState
-from gateway_transform.jobs.topics import job_topic
 from gateway_transform.web.access import asked_job, owner_of
 from gateway_transform.web.content import stored_content
 from gateway_transform.web.eager import Eager
+from gateway_transform.web.waiting import job_within
 from gateway_transform.web.zipped import Zipper
-from gateway_transform.work.service import SERVICE_KEY
 
 TAR = "application/x-tar"
 """What Circe calls a tar.gz, and nothing about its coding: the client takes the bytes as they come."""
@@ -51,22 +50,10 @@ class Results:
         """
         query = validate(ResultQuery, dict(request.query), location="query")
         job_id, owner = asked_job(request), owner_of(request, self._gateway)
-        job = await self._looked_at(job_id, owner.id)
+        job = await job_within(self._gateway, job_id, owner.id, timeout_s=self._eager.hold_s(job_id))
         if not job.state.final:
             return web.Response(text="Accepted", status=202, headers={hdrs.CACHE_CONTROL: "no-store"})
         return await self.answer(request, job, query)
-
-    async def _looked_at(self, job_id: str, client_id: str) -> Job:
-        """The job; for those who ask without a pause as it is in a moment, or at its end if that comes before."""
-        store, hold_s = self._gateway.state[SERVICE_KEY].store, self._eager.hold_s(job_id)
-        if not hold_s:
-            return await store.find(job_id, client_id)
-        with self._gateway.wakeups.subscribe(job_topic(job_id)) as signal:
-            latest = time.monotonic() + hold_s
-            job = await store.find(job_id, client_id)
-            while not job.state.final and await signal.wait(max(0.0, latest - time.monotonic())):
-                job = await store.find(job_id, client_id)
-        return job
 
     async def answer(self, request: web.Request, job: Job, query: ResultQuery) -> web.StreamResponse:
         """What a job that has ended is answered with; raises NotFound, Gone, and as ``send_representation`` does."""

@@ -70,7 +70,7 @@ class StatusHandlers:
         """How a job is; with `?wait=30` the answer comes when it has ended, or after as many seconds, at most 60."""
         query = validate(WaitQuery, dict(request.query), location="query")
         job_id, client_id = self._asked(request)
-        return _told(await job_within(self._gateway, job_id, client_id, timeout_s=query.wait))
+        return _told(await job_within(self._gateway, job_id, client_id, timeout_s=query.wait, with_position=True))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """How a job is, as server-sent events: one `status` now and one after every change, to the job's end."""

@@ -24,7 +24,9 @@ async def ended_job(gateway: Gateway, job_id: str, client_id: str, *, signal: Su
             return job
 
 
-async def job_within(gateway: Gateway, job_id: str, client_id: str, *, timeout_s: float) -> Job:
+async def job_within(
+    gateway: Gateway, job_id: str, client_id: str, *, timeout_s: float, with_position: bool = False
+) -> Job:
     """The job in its final state, or as it is after ``timeout_s``; raises NotFound.
 
     When the gateway drains it comes back at once: the caller can ask another one.
@@ -33,7 +35,7 @@ async def job_within(gateway: Gateway, job_id: str, client_id: str, *, timeout_s
     deadline = clock() + timeout_s
     with gateway.wakeups.subscribe(job_topic(job_id)) as signal:
         while True:
-            job = await store.find(job_id, client_id, with_position=True)
+            job = await store.find(job_id, client_id, with_position=with_position)
             left = deadline - clock()
             if job.state.final or left <= 0 or gateway.draining.is_set():
                 return job

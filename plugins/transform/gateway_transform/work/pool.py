@@ -110,7 +110,6 @@ class BoxPool:
             return
         while self._ready:
             self.discard(self._ready.popleft())
-        self._wanted.set()
 
     def _next(self) -> Box | None:
         """A warm box that still lives."""

@@ -70,7 +70,8 @@ SERVICE_KEY = StateKey("transform.service", Service)
 async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
     """Accept jobs and run them, while the process lives; raises ConfigError, StartupError."""
     settings = gateway.section(TransformSettings)
-    slots = gateway.share(settings.workers) if settings.workers else 0
+    alone = gateway.role is Role.WORKER or not settings.workers  # `gateway worker` is one process, whatever WORKERS is
+    slots = settings.workers if alone else gateway.share(settings.workers)
     if gateway.role is Role.WORKER and not slots:
         raise ConfigError("TRANSFORM__WORKERS is 0: this worker would do nothing")
     async with AsyncExitStack() as stack:
@@ -80,7 +81,7 @@ async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
         queue = make_queue(gateway)
         await queue.start()
         stack.push_async_callback(queue.stop)
-        store = JobStore(gateway.db, settings, gateway.keyring)
+        store = JobStore(gateway.db, settings)
         claims = Claims(gateway.db, settings, gateway.keyring, worker=gateway.instance)
         await stack.enter_async_context(delivery.run(gateway, settings))
         gateway.state[SERVICE_KEY] = Service(
