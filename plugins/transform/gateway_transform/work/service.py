@@ -66,12 +66,18 @@ class Service:
 SERVICE_KEY = StateKey("transform.service", Service)
 
 
+def slots_of(gateway: Gateway, settings: TransformSettings) -> int:
+    """Jobs at once in this process: its part of a server's, all of a worker's, which is one process."""
+    if gateway.role is Role.WORKER or not settings.workers:
+        return settings.workers
+    return gateway.share(settings.workers)
+
+
 @asynccontextmanager
 async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
     """Accept jobs and run them, while the process lives; raises ConfigError, StartupError."""
     settings = gateway.section(TransformSettings)
-    alone = gateway.role is Role.WORKER or not settings.workers  # `gateway worker` is one process, whatever WORKERS is
-    slots = settings.workers if alone else gateway.share(settings.workers)
+    slots = slots_of(gateway, settings)
     if gateway.role is Role.WORKER and not slots:
         raise ConfigError("TRANSFORM__WORKERS is 0: this worker would do nothing")
     async with AsyncExitStack() as stack:
