@@ -52,11 +52,6 @@ class Subscription:
         self._signal.clear()
         return True
 
-    @property
-    def heard(self) -> bool:
-        """Whether a signal came that no ``wait`` has taken yet."""
-        return self._signal.is_set()
-
     def wake(self) -> None:
         """Let ``wait`` return, now or at its next call."""
         self._signal.set()

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from gateway_core import Gateway
+from gateway_core import Gateway, StorageError
 from gateway_core.errors import DatabaseError
 from gateway_core.observe.events import JOB_ENDED
 from gateway_core.observe.logs import get_logger
@@ -67,7 +67,7 @@ class Publisher:
         if not await self._published(claim, outcome):
             metrics.LEASES_LOST.inc()
             log.warning("a result came too late and was thrown away", job=claim.job_id, attempt=claim.attempt)
-            await self._gateway.storage.delete(outcome.result.key)
+            await self._delete(outcome.result.key)
             return
         self._gateway.wakeups.publish(job_topic(claim.job_id), through_database=False)
         if outcome.hook is not None:
@@ -86,7 +86,13 @@ class Publisher:
         metrics.RUN_SECONDS.observe(outcome.run_ms / 1000)
         self._gateway.emit(JOB_ENDED, job=claim.job_id, state=str(outcome.state), code=code, run_ms=outcome.run_ms)
         if outcome.state is not JobState.FAILED:  # a failed job may be tried again
-            await self._gateway.storage.delete(claim.upload.key)
+            await self._delete(claim.upload.key)
+
+    async def _delete(self, key: str) -> None:
+        try:
+            await self._gateway.storage.delete(key)
+        except StorageError as error:
+            log.warning("an object of a job is left to the sweep", key=key, error=str(error))
 
     async def _published(self, claim: Claim, outcome: Outcome) -> bool:
         deadline = time.monotonic() + self._patience_s
