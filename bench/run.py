@@ -18,10 +18,11 @@ from typing import Any
 
 import archive
 import blocks
+import pipe
 import transform
 from programs import HERE
 
-SUITES: dict[str, ModuleType] = {"archive": archive, "blocks": blocks, "transform": transform}
+SUITES: dict[str, ModuleType] = {"archive": archive, "blocks": blocks, "pipe": pipe, "transform": transform}
 WORKLOADS = {name: suite for suite, module in SUITES.items() for name in module.WORKLOADS}
 SIDES = list(dict.fromkeys(side for module in SUITES.values() for side in module.SIDES))
 

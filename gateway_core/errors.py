@@ -23,6 +23,7 @@
     │   ├── TooManyRequests      429  with Retry-After
     │   ├── UpstreamFailed       502
     │   ├── Unavailable          503  with Retry-After
+    │   ├── DeadlineExceeded     504  the caller's time was up
     │   └── UnsupportedVersion   505
     ├── SourceError                   bytes that cannot be had from elsewhere
     │   ├── SourceRefused             the policy says no (egress guard, scope, owner)
@@ -217,6 +218,12 @@ class Unavailable(HttpError):
 
     def __init__(self, detail: str = "", *, retry_after_s: int = 1) -> None:
         super().__init__(detail, headers={"Retry-After": str(max(1, retry_after_s))})
+
+
+class DeadlineExceeded(HttpError):
+    """504: who should have answered did not in the time there was."""
+
+    status, type, title = 504, "deadline-exceeded", "Deadline exceeded"
 
 
 class UnsupportedVersion(HttpError):

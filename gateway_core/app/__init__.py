@@ -26,16 +26,20 @@ def make_app(
     app = web.Application(middlewares=[frame(gateway, traffic)])
     app.on_response_prepare.append(on_prepare)
     guard = Guard(gateway)
+    hosts = {"": app}
     for mounted in _by_path(table):
-        _mount(app, mounted, guard)
+        _mount(hosts.setdefault(mounted[0].route.host, web.Application()), mounted, guard)
+    for host, below in hosts.items():
+        if host:
+            app.add_domain(f"*.{host}", below)
     return app
 
 
 def _by_path(table: RouteTable) -> list[list[Mounted]]:
-    """Routes of equal path together, in the order in which paths are matched."""
-    paths: dict[str, list[Mounted]] = {}
+    """Routes of equal host and path together, in the order in which paths are matched."""
+    paths: dict[tuple[str, str], list[Mounted]] = {}
     for mounted in table:
-        paths.setdefault(mounted.path, []).append(mounted)
+        paths.setdefault((mounted.route.host, mounted.path), []).append(mounted)
     return list(paths.values())
 
 

@@ -54,7 +54,7 @@ def frame(gateway: Gateway, traffic: Traffic) -> Middleware:
         request[REQUEST_ID] = request_id = given if given and _GIVEN_ID.fullmatch(given) else _new_id()
         begin_context(request_id=request_id)
         started, status = time.monotonic(), 500
-        traffic.begin()
+        traffic.begin(request.protocol)
         try:
             response = await _answer(request, handler)
             status = response.status
@@ -64,7 +64,7 @@ def frame(gateway: Gateway, traffic: Traffic) -> Middleware:
             metrics.CLIENTS_GONE.labels(_label(request)).inc()
             raise
         finally:
-            traffic.end()
+            traffic.end(request.protocol)
             _record(gateway, request, status=status, seconds=time.monotonic() - started)
 
     return framed

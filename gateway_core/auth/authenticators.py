@@ -13,6 +13,9 @@ from gateway_core.auth.store import ClientStore
 from gateway_core.errors import Forbidden, NotFound, Unauthorized
 
 IDENTITY: web.RequestKey[Identity] = web.RequestKey("identity", Identity)
+GATEWAY_AUTHORIZATION = "X-Gateway-Authorization"
+"""Carries the credential instead of Authorization, which is then for whoever is behind the gateway."""
+
 JWT_LEEWAY_S = 30
 _YEAR_10000 = 253_402_300_800
 
@@ -30,21 +33,25 @@ def client_of(request: web.Request) -> Client:
     return Client.ANONYMOUS if identity is None else identity.client
 
 
+def _credential(request: web.Request) -> str:
+    """The one value of X-Gateway-Authorization where there is such a header, else of Authorization; empty for none."""
+    headers = request.headers
+    values = headers.getall(GATEWAY_AUTHORIZATION if GATEWAY_AUTHORIZATION in headers else hdrs.AUTHORIZATION, ())
+    return values[0].strip() if len(values) == 1 else ""
+
+
 class SecretAuthenticator:
-    """``Authorization: <secret>`` and ``Authorization: Bearer <secret>``."""
+    """``Authorization: <secret>`` and ``Authorization: Bearer <secret>``, or ``X-Gateway-Authorization`` with these."""
 
     def __init__(self, clients: ClientStore) -> None:
         self._clients = clients
 
     async def authenticate(self, request: web.Request) -> Identity | None:
         """None when the header is of another form or nobody has that secret."""
-        values = request.headers.getall(hdrs.AUTHORIZATION, ())
-        if len(values) != 1:
-            return None
-        secret = values[0].strip()
+        secret = _credential(request)
         if secret[:7].lower() == "bearer ":
             secret = secret[7:].strip()
-        if " " in secret:
+        if not secret or " " in secret:
             return None
         client = await self._clients.by_secret(secret)
         return None if client is None else Identity(client)
@@ -63,12 +70,12 @@ class TokenAuthenticator:
 
     async def authenticate(self, request: web.Request) -> Identity | None:
         """None when it is no JWT; raises Unauthorized for one that does not hold."""
-        values = request.headers.getall(hdrs.AUTHORIZATION, ())
-        if len(values) != 1 or values[0][:7].lower() != "bearer " or values[0].count(".") != 2:
+        value = _credential(request)
+        if value[:7].lower() != "bearer " or value.count(".") != 2:
             return None
         import jwt  # 0.1 s that most installations never need
 
-        token = values[0][7:].strip()
+        token = value[7:].strip()
         try:
             claims = jwt.decode(token, options={"verify_signature": False, "verify_aud": False})
             client = await self._clients.find(str(claims.get("iss", "")))

@@ -66,13 +66,19 @@ def command(*, port: int, data_dir: Path) -> None:
 
 
 async def _client_secret(gateway: Gateway, path: Path) -> str:
-    """The demo client's secret; the client is made on the first run."""
-    from gateway_core.auth.store import NewClient
+    """The demo client's secret; the client is made on the first run, and anew when plugins ask for more scopes.
 
+    It may do all that plugins have, also what a client must be given by name: to connect as a node, say.
+    """
+    from gateway_core.auth.store import CORE_SCOPES, NewClient
+
+    scopes = gateway.scopes()[0] - CORE_SCOPES
     existing: Client | None = await gateway.clients.find(CLIENT)
-    if existing is not None:
+    if existing is not None and existing.scopes >= scopes:
         return await gateway.clients.secret_of(existing.id)
-    client, secret = await gateway.clients.add(NewClient(CLIENT, gateway.scopes()[1]))
+    if existing is not None:
+        await gateway.clients.revoke(CLIENT)
+    client, secret = await gateway.clients.add(NewClient(CLIENT, scopes))
     text = json.dumps({"id": client.id, "name": client.name, "secret": secret, "scopes": sorted(client.scopes)})
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, stat.S_IRUSR | stat.S_IWUSR), "w") as file:
         file.write(text + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -47,7 +47,7 @@ BODY_LIMITS = web.RequestKey[BodyLimits]("BODY_LIMITS")
 _TAKEN = web.RequestKey[bool]("_TAKEN")
 
 
-async def body(request: web.BaseRequest, limits: BodyLimits | None = None) -> AsyncIterator[bytes]:
+async def body(request: web.BaseRequest, limits: BodyLimits | None = None) -> AsyncGenerator[bytes, None]:
     """Chunks of the body as they come, never empty; can be read once.
 
     Ends normally only when the body is whole and its check, if BODY_CHECK is set, agrees; so nothing made of it may be

@@ -20,6 +20,9 @@ MAX_MESSAGE_BYTES = 256 * 1024
 SEND_TIMEOUT_S = 10.0
 """A peer that takes nothing of what waits for it during this time is cut; it has half of it to answer a close."""
 
+SUBPROTOCOLS: web.RequestKey[tuple[str, ...]] = web.RequestKey("subprotocols", tuple)
+"""Set by a handler before ``open_websocket``: what the socket may speak; the peer's first of them is chosen."""
+
 
 @asynccontextmanager
 async def open_websocket(
@@ -45,15 +48,58 @@ async def open_websocket(
     if draining.is_set():
         raise Unavailable("the gateway is about to stop")
     patience_s = send_timeout_s / 2
-    socket = web.WebSocketResponse(heartbeat=heartbeat, max_msg_size=max_msg_size, compress=False, timeout=patience_s)
-    if not socket.can_prepare(request):
-        raise BadRequest("only for WebSockets", headers={"Upgrade": "websocket"})
+    socket = web.WebSocketResponse(
+        heartbeat=heartbeat,
+        max_msg_size=max_msg_size,
+        compress=False,
+        protocols=request.get(SUBPROTOCOLS, ()),
+        timeout=patience_s,
+    )
+    _must_be_handshake(request, socket)
     with StallGuard(request, send_timeout_s) as stall:
         with _gone_where_closed(request, stall):
             await socket.prepare(request)
         async with _closing(request, socket, draining, patience_s=patience_s):
             with _gone_where_closed(request, stall):
                 yield socket
+
+
+@asynccontextmanager
+async def open_bare_websocket(
+    request: web.BaseRequest, *, protocol: str, max_msg_size: int = MAX_MESSAGE_BYTES
+) -> AsyncIterator[web.WebSocketResponse]:
+    """Accept a WebSocket that speaks the subprotocol ``protocol`` and looks after itself; see ``open_websocket``.
+
+    The block sees to dead peers, to those that take nothing, to pings and to the drain: nothing here runs beside it,
+    for sockets of which there are thousands. Pages of any origin are refused.
+
+    Raises BadRequest for a request that is no handshake or offers other protocols, and Forbidden for a page.
+    """
+    check_origin(request, ())
+    offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    if protocol not in (name.strip() for name in offered):
+        raise BadRequest(f"only for WebSockets with the subprotocol {protocol}", headers={"Upgrade": "websocket"})
+    socket = web.WebSocketResponse(
+        max_msg_size=max_msg_size, compress=False, autoping=False, protocols=(protocol,), timeout=SEND_TIMEOUT_S / 2
+    )
+    _must_be_handshake(request, socket)
+    try:
+        await socket.prepare(request)
+    except ConnectionError as error:
+        raise ClientGone("closed the connection") from error
+    try:
+        yield socket
+    except asyncio.CancelledError:
+        reset_connection(request)
+        raise
+    finally:
+        await socket.close()
+        await _flush(request, SEND_TIMEOUT_S / 2)
+
+
+def _must_be_handshake(request: web.BaseRequest, socket: web.WebSocketResponse) -> None:
+    if not socket.can_prepare(request):
+        raise BadRequest("only for WebSockets", headers={"Upgrade": "websocket"})
 
 
 @contextmanager

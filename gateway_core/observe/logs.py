@@ -26,6 +26,7 @@ _URL = re.compile(r"""\b([a-z][a-z0-9+.-]*)://([^\s"'<>`]*)""", re.IGNORECASE)
 _WEB = frozenset({"http", "https", "ws", "wss"})
 _CREDENTIAL = re.compile(
     r"\b(gw_[A-Za-z0-9]{6})[A-Za-z0-9]{20,}"
+    r"|\b(gwp_[0-9a-f]{16})_[\w-]+"  # an invitation: what follows its id is its secret
     r"|\b(eyJ[\w-]{6})[\w-]*\.[\w-]+\.[\w-]*"
     r"|\b((?:Bearer|Basic)\s+)[\w.~+/=-]{8,}"
 )
@@ -57,7 +58,7 @@ def scrub(text: str) -> str:
     """``text`` without URL queries, user info, gateway secrets, JSON web tokens and values of Authorization."""
     if "://" in text:
         text = _URL.sub(_bare_url, text)
-    return _CREDENTIAL.sub(lambda m: f"{m[1] or m[2] or m[3]}…", text)
+    return _CREDENTIAL.sub(lambda m: f"{m[m.lastindex or 0]}…", text)
 
 
 def _bare_url(match: re.Match[str]) -> str:

@@ -19,6 +19,7 @@ ErrorRenderer = Callable[[web.Request, GatewayError], web.Response]
 
 ANY = "*"
 _METHOD = re.compile(r"[A-Z]+")
+_DOMAIN = re.compile(r"(?!.{254})[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}")
 
 
@@ -44,10 +45,13 @@ class Route:
     """One way in. Either ``scope`` or ``public=True``; a route with neither stops the start.
 
     ``method`` is one name, several, or ``*``; ``path`` an aiohttp pattern below the plugin's prefix (``at_root``
-    ignores the prefix). ``scope`` may hold path parameters: ``pipe:call:{node}``; with ``grant=False`` a new client
-    does not get it unless it is named. ``errors`` renders every error of
-    the route, auth and validation included. ``max_body_bytes`` None takes the core's limit; ``cors`` opens the route
-    to the origins of ``CORS_ORIGINS``, and ``origins`` limits a websocket (None: any). The models serve OpenAPI.
+    ignores the prefix). With a ``host`` it is for the hosts below that domain, any port, which have no other routes:
+    ``apps.example.org`` takes ``http://x.apps.example.org:8000``, and the prefix does not apply.
+
+    ``scope`` may hold path parameters: ``pipe:call:{node}``; with ``grant=False`` a new client does not get it unless
+    it is named. ``errors`` renders every error of the route, auth and validation included. ``max_body_bytes`` None
+    takes the core's limit; ``cors`` opens the route to the origins of ``CORS_ORIGINS``, and ``origins`` limits a
+    websocket (None: any). The models serve OpenAPI.
     """
 
     method: str | Sequence[str]
@@ -68,6 +72,7 @@ class Route:
     cors: bool = False
     origins: tuple[str, ...] | None = None
     at_root: bool = False
+    host: str = ""
     in_openapi: bool = True
     methods: frozenset[str] = field(init=False)
 
@@ -79,6 +84,8 @@ class Route:
             raise ConfigError(f"route {self.name}: not a method: {self.method!r}")
         if not self.path.startswith("/"):
             raise ConfigError(f"route {self.name}: a path begins with /: {self.path!r}")
+        if self.host and not _DOMAIN.fullmatch(self.host):
+            raise ConfigError(f"route {self.name}: not a domain in small letters: {self.host!r}")
         if self.public == (self.scope is not None):
             raise ConfigError(f"route {self.name} ({self.path}): give either a scope or public=True")
         if self.scope is not None:

@@ -11,7 +11,10 @@ from gateway_core.routing.route import ANY, Route
 
 @dataclass(frozen=True)
 class Mounted:
-    """A route at its full path: ``owner`` is the plugin's name, ``core`` for the core's own."""
+    """A route at its full path: ``owner`` is the plugin's name, ``core`` for the core's own.
+
+    ``pattern`` is what it matches, after its host where it has one: no two routes of a method have the same.
+    """
 
     route: Route
     owner: str
@@ -42,8 +45,9 @@ class RouteTable:
         for route in routes:
             if names.setdefault(route.name, route) is not route:
                 raise ConfigError(f"plugin {owner}: two routes are called {route.name}")
-            base = "" if route.at_root else prefix
-            mounted = Mounted(route, owner, base + route.path, base + route.plain_path, base + route.pattern)
+            base = "" if route.at_root or route.host else prefix
+            pattern = route.host + base + route.pattern
+            mounted = Mounted(route, owner, base + route.path, base + route.plain_path, pattern)
             other = self._patterns.setdefault(mounted.pattern, mounted)
             for method in route.methods:
                 self._claim(method, mounted)

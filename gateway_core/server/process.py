@@ -24,12 +24,14 @@ from gateway_core.gateway import Gateway
 from gateway_core.observe import metrics
 from gateway_core.observe.events import SERVER_DRAINING, SERVER_READY
 from gateway_core.observe.logs import get_logger
+from gateway_core.routing import Listener
 from gateway_core.server.sockets import MAIN, address, notify_systemd
 
 log = get_logger("gateway.server")
 
 _M_ARENA_MAX = -8  # malloc.h
 CUT_S = 1.0
+_HANDSHAKE_S = 10.0
 """After the drain limit: how long handlers get to notice that they were cancelled."""
 
 
@@ -73,7 +75,7 @@ async def serve(gateway: Gateway, sockets: Mapping[str, socket.socket], *, paren
                 gc.set_threshold(10_000, 20, 20)  # a request makes thousands of short-lived objects
                 gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
                 await stop.asked.wait()
-                await _drain(gateway, traffic, stop)
+                await drain(gateway, traffic)
 
 
 def _few_arenas() -> None:
@@ -98,12 +100,19 @@ async def listening(gateway: Gateway, sockets: Mapping[str, socket.socket]) -> A
             runner = make_runner(app, gateway)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            context = listener.ssl_context() if listener is not None and listener.ssl_context is not None else None
-            site = web.SockSite(runner, sock, ssl_context=context)
+            site = _site(runner, sock, listener)
             await site.start()
             traffic.runners.append((runner, site))
             traffic.sockets.append(sock)
         yield traffic
+
+
+def _site(runner: web.AppRunner, sock: socket.socket, listener: Listener | None) -> web.SockSite:
+    if listener is None or listener.ssl_context is None:
+        return web.SockSite(runner, sock)
+    from gateway_core.http.lean import LeanTlsSite
+
+    return LeanTlsSite(runner, sock, listener.ssl_context(), handshake_timeout_s=_HANDSHAKE_S)
 
 
 def make_runner(app: web.Application, gateway: Gateway) -> web.AppRunner:
@@ -145,22 +154,21 @@ def _protocol_log() -> logging.Logger:
     return logger
 
 
-async def _drain(gateway: Gateway, traffic: Traffic, stop: Stop) -> None:
+async def drain(gateway: Gateway, traffic: Traffic) -> None:
     """Unready, then deaf, then done: each step as docs/operating.md tells operators."""
     settings = gateway.settings
     gateway.draining.set()
     gateway.emit(SERVER_DRAINING)
     notify_systemd("STOPPING=1")
     log.info("draining", requests=traffic.active, delay_s=settings.drain_delay_s, timeout_s=settings.drain_timeout_s)
-    await _either(stop.cut, settings.drain_delay_s)
+    await _either(gateway.cut, settings.drain_delay_s)
     await _stop_accepting(traffic)
-    for runner, site in traffic.runners:
+    for _runner, site in traffic.runners:
         await site.stop()
-        if runner.server is not None:
-            runner.server.pre_shutdown()
+    traffic.drain()
     gateway.closing.set()
     idle = asyncio.ensure_future(traffic.idle.wait())
-    cut = asyncio.ensure_future(stop.cut.wait())
+    cut = asyncio.ensure_future(gateway.cut.wait())
     await asyncio.wait({idle, cut}, timeout=settings.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
     for waiter in (idle, cut):
         waiter.cancel()

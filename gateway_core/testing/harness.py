@@ -18,10 +18,11 @@ from typing import Any
 from aiohttp import ClientSession
 
 from gateway_core.app.compose import compose
+from gateway_core.app.traffic import Traffic
 from gateway_core.auth.client import Client
 from gateway_core.auth.store import NewClient
 from gateway_core.gateway import Gateway, Role
-from gateway_core.server.process import listening
+from gateway_core.server.process import drain, listening
 from gateway_core.server.sockets import MAIN, address, bind_all
 from gateway_core.settings import Inputs
 
@@ -34,6 +35,7 @@ class RunningGateway:
 
     core: Gateway
     sockets: Mapping[str, socket.socket]
+    traffic: Traffic
 
     @property
     def url(self) -> str:
@@ -59,6 +61,10 @@ class RunningGateway:
         """An HTTP client whose URLs are paths of the main port; close it, or use it as an async context manager."""
         return ClientSession(self.url, **options)
 
+    async def drain(self) -> None:
+        """What SIGTERM makes of it: take nothing new, and wait for what runs."""
+        await drain(self.core, self.traffic)
+
 
 @asynccontextmanager
 async def running_gateway(
@@ -83,9 +89,9 @@ async def running_gateway(
         for sock in sockets.values():
             bound.callback(sock.close)
         await _bring_up_to_date(gateway, templates)
-        async with gateway.opened(), gateway.running(), listening(gateway, sockets):
+        async with gateway.opened(), gateway.running(), listening(gateway, sockets) as traffic:
             try:
-                yield RunningGateway(gateway, sockets)
+                yield RunningGateway(gateway, sockets, traffic)
             finally:
                 gateway.draining.set()
                 gateway.closing.set()

@@ -9,6 +9,9 @@ import pytest
 
 import gateway_archive.downloads  # noqa: F401 - its metrics are registered by the import
 import gateway_blocks.sums.reports  # noqa: F401 - likewise
+import gateway_pipe.durable.metrics
+import gateway_pipe.hub.metrics
+import gateway_pipe.identity.listener  # noqa: F401 - likewise
 import gateway_transform.hooks.delivery
 import gateway_transform.work.metrics  # noqa: F401 - likewise
 from gateway_core.observe import events, metrics
@@ -31,10 +34,15 @@ def test_there_are_metrics_and_events():
         "gateway_requests_total",
         "gateway_archive_downloads_total",
         "gateway_blocks_reports_total",
+        "gateway_pipe_calls_total",
+        "gateway_pipe_durable_calls_total",
+        "gateway_pipe_handshakes_failed_total",
         "gateway_transform_jobs_total",
         "gateway_transform_webhooks_total",
     } <= set(metric_names())
-    assert {"core.server.ready", "archive.item.failed", "transform.job.ended"} <= set(event_names())
+    assert {"core.server.ready", "archive.item.failed", "pipe.node.connected", "transform.job.ended"} <= set(
+        event_names()
+    )
 
 
 @pytest.mark.parametrize("name", metric_names())

@@ -58,9 +58,10 @@ def test_wheel_holds_the_packages_and_nothing_else(tmp_path):
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
         names = wheel.namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"gateway_core", "gateway_archive", "gateway_blocks", "gateway_transform"}
+    assert tops == {"gateway_core", "gateway_archive", "gateway_blocks", "gateway_pipe", "gateway_transform"}
     assert "gateway_core/py.typed" in names
     assert "gateway_core/app/static/swagger-ui/swagger-ui-bundle.js" in names
     assert "gateway_archive/migrations/versions/0001_archive.py" in names
     assert "gateway_blocks/migrations/versions/0001_blocks.py" in names
+    assert "gateway_pipe/migrations/versions/0001_pipe.py" in names
     assert "gateway_transform/migrations/versions/0001_jobs.py" in names

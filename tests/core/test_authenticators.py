@@ -137,6 +137,32 @@ async def test_a_secret_counts_nowhere_but_in_its_header(session: ClientSession,
         assert response.status == 401
 
 
+GATEWAYS = "X-Gateway-Authorization"
+
+
+@pytest.mark.parametrize("form", ["{secret}", "Bearer {secret}"])
+async def test_a_credential_in_the_gateways_own_header_leaves_the_other_alone(
+    session: ClientSession, known: tuple[Client, str], form: str
+) -> None:
+    headers = {GATEWAYS: form.format(secret=known[1]), "Authorization": "Basic dXNlcjpwYXNz"}
+    async with session.get("/x", headers=headers) as response:
+        assert (response.status, await response.text()) == (200, "ckan")
+
+
+@pytest.mark.parametrize("value", ["", "wrong", "Basic x"])
+async def test_where_the_gateways_own_header_is_wrong_the_other_does_not_count(
+    session: ClientSession, known: tuple[Client, str], value: str
+) -> None:
+    async with session.get("/x", headers={GATEWAYS: value, "Authorization": known[1]}) as response:
+        assert response.status == 401
+
+
+async def test_a_credential_comes_once_in_the_gateways_own_header(
+    session: ClientSession, known: tuple[Client, str]
+) -> None:
+    assert (await answer(session, known[1], known[1], header=GATEWAYS))[0] == 401
+
+
 async def test_revoked_expired_and_scopeless_clients_are_refused(
     running: RunningGateway, session: ClientSession
 ) -> None:
@@ -372,3 +398,9 @@ async def test_a_bad_token_on_a_public_route_is_nobody(
 ) -> None:
     async with session.get("/public", headers={"Authorization": f"Bearer {FORMS[form](*known)}"}) as response:
         assert (response.status, await response.text()) == (200, "anonymous")
+
+
+async def test_a_token_may_come_in_the_gateways_own_header(session: ClientSession, known: tuple[Client, str]) -> None:
+    client, secret = known
+    token = f"Bearer {signed(secret, claims(client))}"
+    assert await answer(session, token, header=GATEWAYS) == (200, "ckan")

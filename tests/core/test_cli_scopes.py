@@ -15,5 +15,5 @@ async def test_metrics_are_given_only_by_name(tmp_path: Path, public: str):
     env = {"GATEWAY_METRICS_PUBLIC": public}
     plain = await run_gateway("client", "add", "one", "--json", env=env, data_dir=tmp_path)
     named = await run_gateway("client", "add", "two", "--scope", "core:metrics", "--json", env=env, data_dir=tmp_path)
-    assert json.loads(plain.out)["scopes"] == ["archive:ticket", "blocks:read", "transform:run"]
+    assert json.loads(plain.out)["scopes"] == ["archive:ticket", "blocks:read", "pipe:call:*", "transform:run"]
     assert json.loads(named.out)["scopes"] == ["core:metrics"]

@@ -11,7 +11,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerH
 
 from gateway_core.errors import BadRequest, Forbidden, SourceFailed, Unavailable
 from gateway_core.http.gone import ClientGone
-from gateway_core.http.ws import open_websocket
+from gateway_core.http.ws import SUBPROTOCOLS, open_websocket
 from tests.core.http_serving import PATIENCE_S, Serving, serving
 
 PAGE = "https://page.example"
@@ -178,6 +178,16 @@ async def test_only_pages_of_the_listed_origins_may_connect(
             await connected(session, server, origin=origin)
         assert caught.value.status == 403
         assert isinstance(await server.end(), Forbidden)
+
+
+async def test_a_protocol_that_the_handler_speaks_and_the_peer_offers_is_chosen(draining: asyncio.Event) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        request[SUBPROTOCOLS] = ("v2", "v1")
+        return await echoing(draining)(request)
+
+    async with serving(handler) as server, ClientSession() as session:
+        async with connected(session, server, protocols=("v0", "v1")) as client:
+            assert client.protocol == "v1"
 
 
 async def test_a_silent_peer_is_taken_for_dead(draining: asyncio.Event) -> None:

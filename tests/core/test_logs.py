@@ -153,6 +153,7 @@ def test_half_a_surrogate_pair_does_not_stop_the_log(configured: Configure, log_
 
 SECRETS = {
     "gateway secret": "canary gw_canaryCANARYcanaryCANARYcanaryCANARY1234567890 ",
+    "invitation": f"canary gwp_{'a0' * 8}_{'0' * 40}CANARY-_x ",
     "bearer": "Bearer gw_canaryCANARYcanaryCANARYcanaryCANARY1234567890",
     "bearer of another form": "Bearer canary.CANARY~canary",
     "token": f"canary? {JWT} ",

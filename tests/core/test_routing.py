@@ -237,3 +237,45 @@ async def test_a_plugin_cannot_take_a_route_of_the_core(make_gateway: MakeGatewa
     with pytest.raises(ConfigError, match="GET /healthz is claimed by core:healthz and by probe:mine"):
         async with make_gateway({"plugins": "probe"}, plugins={"probe": plugin(route("/healthz", name="mine"))}):
             pass
+
+
+async def asked(session: Any, path: str, host: str) -> tuple[int, Any]:
+    async with session.get(path, headers={"Host": host}) as answered:
+        return answered.status, (await answered.json())[0] if answered.status == 200 else None
+
+
+async def test_routes_of_a_host_are_for_hosts_below_it_and_for_no_others(make_gateway: MakeGateway) -> None:
+    routes = route("/x", handler=saying("main")), route("/{p:.*}", host="apps.test", handler=saying("app"), name="app")
+    async with (
+        make_gateway({"plugins": "one"}, plugins={"one": plugin(*routes)}) as running,
+        running.session() as session,
+    ):
+        for host in ("a.apps.test", "a.apps.test:8000", "A.Apps.TEST", "a.b.apps.test"):
+            assert await asked(session, "/x", host) == (200, "app")
+            assert await asked(session, "/healthz", host) == (200, "app")
+        for host in ("apps.test", "apps.test.evil", "a.apps.test.evil", "aapps.test", "xapps.test:80", "a.appsXtest"):
+            assert await asked(session, "/x", host) == (200, "main")
+            assert await asked(session, "/y", host) == (404, None)
+
+
+async def test_a_host_has_answers_of_the_usual_form_where_it_has_no_route(make_gateway: MakeGateway) -> None:
+    async with make_gateway({"plugins": "one"}, plugins={"one": plugin(route("/x", host="apps.test"))}) as running:
+        async with running.session(headers={"Host": "a.apps.test"}) as session:
+            async with session.get("/healthz") as absent, session.post("/x") as refused:
+                assert absent.status == 404
+                assert absent.content_type == refused.content_type == "application/problem+json"
+                assert (refused.status, refused.headers["Allow"]) == (405, "GET, HEAD")
+                assert refused.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_same_path_on_another_host_is_another_route_without_the_prefix() -> None:
+    made = table(route("/x"), route("/x", host="apps.test", name="app"), prefix="/fpx")
+    assert paths(made) == ["/fpx/x", "/x"]
+    with pytest.raises(ConfigError, match="is claimed by"):
+        made.add([route("/x", host="apps.test", name="again")], owner="two")
+
+
+@pytest.mark.parametrize("host", ["*.apps.test", "Apps.test", "apps..test", ".apps.test", "apps.test:80", "a_b.test"])
+def test_a_host_that_is_no_domain_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="not a domain"):
+        route("/x", host=host)

@@ -24,13 +24,16 @@ from gateway_core.settings import Settings, parse_duration
 from gateway_core.testing.process import run_gateway, serve_process
 from gateway_core.testing.requirements import require_program
 from gateway_core.testing.services import free_port
+from gateway_pipe.cli.connect import connect
+from gateway_pipe.node.program import STOP_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-UNITS = {name: DEPLOY / "systemd" / f"{name}.service" for name in ("gateway", "gateway-worker")}
-EXPOSURE = {"gateway": 2.0, "gateway-worker": 2.5}
+UNITS = {name: DEPLOY / "systemd" / f"{name}.service" for name in ("gateway", "gateway-worker", "gateway-node")}
+EXPOSURE = {"gateway": 2.0, "gateway-worker": 2.5, "gateway-node": 1.5}
 BEST_LEVEL = {"gateway": "landlock", "gateway-worker": "namespaces"}
 LONGEST_DRAIN_S = sum(Settings.model_fields[f"drain_{name}_s"].default for name in ("delay", "timeout")) + STOP_GRACE_S
+LONGEST_S = {"gateway": LONGEST_DRAIN_S, "gateway-worker": LONGEST_DRAIN_S, "gateway-node": STOP_S}
 
 PATIENCE_S = 30.0
 APACHE_MODULES = ("mpm_event", "authz_core", "headers", "proxy", "proxy_http")
@@ -66,7 +69,7 @@ async def test_the_unit_is_hardened(name):
     assert code == 0, output
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", BEST_LEVEL)
 async def test_the_unit_takes_nothing_from_the_sandboxes_it_is_to_have(name):
     require_program("systemd-analyze", "systemd")
     script = Path(__file__).with_name("unit_calls.py")
@@ -79,7 +82,16 @@ async def test_the_unit_takes_nothing_from_the_sandboxes_it_is_to_have(name):
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_waits_for_the_longest_drain(name):
     (limit,) = unit_values(UNITS[name], "TimeoutStopSec")
-    assert parse_duration(limit) > LONGEST_DRAIN_S
+    assert parse_duration(limit) > LONGEST_S[name]
+
+
+def test_the_node_of_the_unit_has_options_that_there_are():
+    (command,) = unit_values(UNITS["gateway-node"], "ExecStart")
+    (more,) = re.findall(r"^#NODE_OPTIONS=(.*)$", (DEPLOY / "systemd" / "gateway-node.env").read_text(), re.MULTILINE)
+    assert command.endswith(" $NODE_OPTIONS")
+    given = [word for word in f"{command} {more}".split() if word.startswith("--")]
+    assert len(given) == 4
+    assert set(given) <= {name for option in connect.params for name in option.opts}
 
 
 @contextmanager

@@ -164,7 +164,7 @@ async def prepared(tmp_path_factory) -> tuple[Path, str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def behind(tmp_path_factory, prepared) -> AsyncIterator[Stand]:
     """The stand that most tests share; it believes nginx."""
-    settings = {**TRUSTED, "GATEWAY_ARCHIVE__RESUME_TRIES": "0"}
+    settings = {**TRUSTED, "GATEWAY_ARCHIVE__RESUME_TRIES": "0", "GATEWAY_PLUGINS": "archive,pipe"}
     async with stand(tmp_path_factory.mktemp("stand"), prepared, **settings) as shared:
         yield shared
 
@@ -274,6 +274,16 @@ async def test_a_client_cannot_change_links(behind, session):
     async with session.get(f"{behind.url}/openapi.json", headers=lies) as response:
         described = await response.json()
     assert described["servers"][0]["url"] == behind.url
+
+
+@pytest.mark.parametrize("name", ["Client-Cert", "X-SSL-Cert", "X-SSL-Verify"])
+async def test_a_client_cannot_say_which_nodes_certificate_was_seen(behind, session, name):
+    """The gateway gives a reason where it is shown a certificate, or what stands for one."""
+    answers = []
+    for url in (behind.gateway.url, behind.url):
+        async with session.get(f"{url}/pipe/link/laptop", headers={name: "FAILED:by-nobody"}) as response:
+            answers.append((response.status, "error_description" in response.headers["WWW-Authenticate"]))
+    assert answers == [(401, True), (401, False)]
 
 
 async def test_the_log_names_the_client_and_not_what_the_client_says(behind):

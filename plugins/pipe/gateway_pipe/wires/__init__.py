@@ -1,0 +1,1 @@
+"""What links run over: aiohttp's WebSockets, of servers and clients."""
