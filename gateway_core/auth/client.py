@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 from gateway_core.http.body import BodyCheck
@@ -38,6 +39,7 @@ class Client:
 Client.ANONYMOUS = Client(id="", name="anonymous")
 
 
+@lru_cache(maxsize=4096)
 def scope_covers(held: str, wanted: str) -> bool:
     """``archive:*`` covers ``archive:ticket`` and ``archive:ticket:x``; ``pipe:call:*`` covers ``pipe:call:node1``."""
     have, want = held.split(":"), wanted.split(":")

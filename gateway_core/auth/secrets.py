@@ -8,6 +8,9 @@ import string
 import zlib
 
 PREFIX = "gw_"
+LONGEST = 512
+"""Characters that a secret may have; imported ones may be long."""
+
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM_LENGTH = 40
 _CHECK_LENGTH = 6
@@ -25,7 +28,7 @@ def plausible(secret: str) -> bool:
 
     Imported secrets have any form, so everything of 1 to 512 visible ASCII characters is plausible.
     """
-    if not 0 < len(secret) <= 512 or not secret.isascii() or not secret.isprintable():
+    if not 0 < len(secret) <= LONGEST or not secret.isascii() or not secret.isprintable():
         return False
     if secret.startswith(PREFIX) and len(secret) == len(PREFIX) + _RANDOM_LENGTH + _CHECK_LENGTH:
         return _checksum(secret[:-_CHECK_LENGTH]) == secret[-_CHECK_LENGTH:]

@@ -79,3 +79,17 @@ def test_the_subprotocols_of_all_headers_count_in_their_order() -> None:
 )
 def test_headers_tell_whether_there_is_a_body(headers: tuple[tuple[str, str], ...], *, body: bool) -> None:
     assert codec.has_body(headers) is body
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        (b"\x03\xed", (1000, b"")),
+        (b"\x00\x00never", (1000, b"never")),
+        (b"\xff\xff", (1000, b"")),
+        (b"\x0f\xa1" + b"x" * 500, (4001, b"x" * 123)),
+        (b"\x0f\xa1\xff", (4001, "\ufffd".encode())),
+    ],
+)
+def test_a_close_that_no_frame_may_hold_becomes_one_that_it_may(payload, told):
+    assert Message(Type.CLOSE, payload).closing() == told

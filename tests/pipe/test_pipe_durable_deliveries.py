@@ -125,7 +125,7 @@ async def test_a_node_that_is_started_anew_again_and_again_finishes_each_call_on
     async def work(incoming: Incoming) -> None:
         opening = incoming.opening
         attempts.setdefault(opening.target, []).append(int(opening.header("X-Pipe-Attempt")))
-        await asyncio.sleep(chance.choice((0.0, 0.01)))
+        await asyncio.sleep(chance.choice((0.0, 0.03)))
         finished.append(opening.target)
         await incoming.answer(Head())
 

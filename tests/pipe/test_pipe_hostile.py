@@ -54,6 +54,7 @@ class Stand:
         self.session = session
         self.headers = {"Authorization": secret}
         self.nodes_url = f"https://127.0.0.1:{port}"
+        self.memory_at_first = self.memory()
 
     def peer(self, name: str, **options):
         return raw_peer(self.server.url, name, self.headers, **options)
@@ -455,3 +456,4 @@ async def test_who_only_holds_on_is_dropped_within_15_seconds(
         for name in ("mute", "stammering", "slow", "silent", "empty", "staying", "deaf"):
             await stand.gone(name)
     assert {way: s for way, s in seconds.items() if s > PATIENCE_S} == {}
+    assert stand.memory() - stand.memory_at_first < GROWTH_BYTES

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -283,6 +284,28 @@ async def test_a_call_that_cannot_be_written_down_is_refused(
 async def test_the_journal_is_for_its_owner_only(journal: Journal, tmp_path: Path) -> None:
     await journal.begin(ONE, 60)
     assert (tmp_path / "calls.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_answer_is_written_down_though_the_node_stops_meanwhile(
+    journal: Journal, serve: DurableServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, writing, finish = threading.Event(), asyncio.Event(), journal.finish
+
+    async def noted(call_id: str, answer: Answered) -> None:
+        busy = journal._in_thread(lambda: free.wait(10))
+        writing.set()
+        await asyncio.gather(busy, finish(call_id, answer))
+
+    monkeypatch.setattr(journal, "finish", noted)
+    async with linked(node=serve) as pair:
+        asking = asyncio.create_task(ask(pair.server))
+        await asyncio.wait_for(writing.wait(), 10)
+        stopping = asyncio.create_task(serve.stop())
+        await asyncio.wait({stopping}, timeout=0.05)
+        free.set()
+        await stopping
+        await asyncio.wait({asking})
+    assert isinstance(await journal.begin(ONE, 60), Answered)
 
 
 async def test_two_processes_of_one_node_do_not_run_its_calls_side_by_side(journal: Journal, tmp_path: Path) -> None:

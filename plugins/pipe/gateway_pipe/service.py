@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from gateway_core import Check, ConfigError, Degraded, Gateway, Role, StateKey
+from gateway_core import Check, Gateway, Role, StateKey
+from gateway_core.observe.logs import get_logger
 from gateway_pipe.cluster.redis_directory import RedisDirectory
 from gateway_pipe.durable.deliveries import Deliveries
 from gateway_pipe.durable.retention import sweep, sweep_orphans
@@ -17,11 +18,13 @@ from gateway_pipe.handlers.load import Handlers
 from gateway_pipe.handlers.runner import Runner
 from gateway_pipe.handlers.statsd import Statsd
 from gateway_pipe.hub.directory import LocalDirectory
-from gateway_pipe.hub.hub import Hub
+from gateway_pipe.hub.hub import NEEDS_REDIS, Hub
 from gateway_pipe.identity.authority import Authority
 from gateway_pipe.identity.listener import identities
 from gateway_pipe.link.session import Link
 from gateway_pipe.settings import PipeSettings, address
+
+log = get_logger("gateway.pipe")
 
 _SWEEP_EVERY_S = 60.0
 _ORPHANS_EVERY_S = 3600.0
@@ -51,8 +54,8 @@ async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
         yield
         return
     settings = gateway.section(PipeSettings)
-    if gateway.settings.workers > 1 and not gateway.settings.redis_url:
-        raise ConfigError("WORKERS: pipe needs REDIS_URL with more than one, so that a call finds its node")
+    if _alone_among_many(gateway):
+        log.warning("no nodes are taken", reason=NEEDS_REDIS)
     handlers = _handlers(gateway, settings)
     async with AsyncExitStack() as stack:
         statsd = await asyncio.to_thread(Statsd, address(settings.statsd) if settings.statsd else None)
@@ -102,12 +105,18 @@ def checks(gateway: Gateway) -> dict[str, Check]:
         if SERVICE_KEY not in gateway.state:
             _handlers(gateway, gateway.section(PipeSettings))
             return "handlers are in order"
+        if _alone_among_many(gateway):
+            return f"none are taken: {NEEDS_REDIS}"
         service = gateway.state[SERVICE_KEY]
-        if service.directory is not None and gateway.redis is None:
-            raise Degraded("Redis is away: nodes of other gateways are not found")
+        if service.directory is not None:
+            await service.directory.check()
         return f"{len(service.hub.connected())} nodes"
 
     return {"nodes": nodes}
+
+
+def _alone_among_many(gateway: Gateway) -> bool:
+    return gateway.settings.workers > 1 and not gateway.settings.redis_url
 
 
 def _handlers(gateway: Gateway, settings: PipeSettings) -> Handlers:

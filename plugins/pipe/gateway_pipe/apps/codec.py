@@ -58,19 +58,26 @@ class Message:
     @classmethod
     def close(cls, code: int | None, reason: str = "") -> Message:
         """The last message; without a code, and for one that no frame may hold, it says a normal end (1000)."""
-        sendable = code is not None and 1000 <= code < 5000 and code not in _NEVER_SENT
-        told = reason.encode(errors="replace")[:_MAX_REASON_BYTES].decode(errors="ignore").encode()
-        return cls(Type.CLOSE, _CODE.pack(code if sendable and code is not None else CLOSED_NORMALLY) + told)
+        return cls(Type.CLOSE, _CODE.pack(_sendable_code(code)) + _sendable_reason(reason))
 
     def closing(self) -> tuple[int, bytes]:
-        """Code and reason of a close; raises ProtocolViolation where there is no code."""
+        """Code and reason of a close, as a frame may hold them; raises ProtocolViolation where there is no code."""
         if len(self.payload) < _CODE.size:
             raise ProtocolViolation("a close without a code")
-        return _CODE.unpack_from(self.payload)[0], self.payload[_CODE.size :]
+        reason = self.payload[_CODE.size : 2 * _MAX_REASON_BYTES].decode(errors="replace")
+        return _sendable_code(_CODE.unpack_from(self.payload)[0]), _sendable_reason(reason)
 
     def encoded(self) -> bytes:
         """The message as it goes over the stream."""
         return _HEADER.pack(self.type, len(self.payload)) + self.payload
+
+
+def _sendable_code(code: int | None) -> int:
+    return code if code is not None and 1000 <= code < 5000 and code not in _NEVER_SENT else CLOSED_NORMALLY
+
+
+def _sendable_reason(reason: str) -> bytes:
+    return reason.encode(errors="replace")[:_MAX_REASON_BYTES].decode(errors="ignore").encode()
 
 
 async def messages(chunks: AsyncIterable[bytes]) -> AsyncIterator[Message]:

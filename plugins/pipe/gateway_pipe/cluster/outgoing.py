@@ -91,7 +91,7 @@ class Outgoing:
         dial = self._dials.get(instance)
         if dial is None:
             dial = self._dials[instance] = asyncio.create_task(self._dial(instance, address), name="pipe peer dial")
-            dial.add_done_callback(lambda ended: self._dialled(instance, ended))
+            dial.add_done_callback(lambda ended: self._dialled(instance, address, ended))
         try:
             return await asyncio.shield(dial)
         except (ClientError, OSError, LinkError) as error:
@@ -119,10 +119,11 @@ class Outgoing:
         task.add_done_callback(self._running.discard)
         return link
 
-    def _dialled(self, instance: str, ended: asyncio.Task[Link]) -> None:
+    def _dialled(self, instance: str, address: str, ended: asyncio.Task[Link]) -> None:
         del self._dials[instance]
         if not ended.cancelled() and (error := ended.exception()) is not None:
-            log.warning("a gateway cannot be reached", gateway=instance, error=str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            log.warning("a gateway cannot be reached", gateway=instance, address=address, error=reason)
 
     async def _hold(self, instance: str, link: Link, wire: WebSocketWire) -> None:
         self._ticker.add(link)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from gateway_core.errors import StorageError, TooLarge
 from gateway_core.observe.logs import get_logger
+from gateway_core.settled import settled
 from gateway_pipe.durable.journal import Answered, Journal
 from gateway_pipe.durable.model import ATTEMPT_HEADER, DONE_HEADER, MAX_TTL_S, failure
 from gateway_pipe.link.messages import head_payload
@@ -120,7 +121,7 @@ class DurableServe:
     async def _keep(self, call_id: str, answer: Answered) -> None:
         """An answer that cannot be written down is given all the same: it is the best that there is."""
         try:
-            await self._journal.finish(call_id, answer)
+            await settled(self._journal.finish(call_id, answer))  # what has run must not run again after a restart
         except StorageError as error:
             log.warning("the answer of a durable call is not written down", call=call_id, error=str(error))
 

@@ -15,6 +15,7 @@ from gateway_pipe.handlers.statsd import SEND, SEND_TIMING
 from gateway_pipe.hub import groups, metrics
 from gateway_pipe.hub.admission import Admission
 from gateway_pipe.hub.calls import Called, Patience
+from gateway_pipe.hub.directory import LocalDirectory
 from gateway_pipe.hub.finding import Finding
 from gateway_pipe.hub.nodes import Connected, Entrance, Match, Reached
 from gateway_pipe.hub.presence import Notify, Presence
@@ -36,6 +37,7 @@ log = get_logger("gateway.pipe")
 Observer = Callable[[Connected], None]
 """Called when a node has come, or gone; never blocks."""
 
+NEEDS_REDIS = "with several workers nodes need REDIS_URL: a call would not find its node in another process"
 _RANDOM = random.SystemRandom()
 _RETRY_S = 5
 _CUT_S = {Goodbye.REPLACED: 1.0, Goodbye.REVOKED: 0.1}
@@ -78,6 +80,7 @@ class Hub:
         self._attached: list[Observer] = []
         self._detached: list[Observer] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._alone_among_many = gateway.settings.workers > 1 and isinstance(directory, LocalDirectory)
         directory.on_change(self._changed_elsewhere)
 
     async def start(self) -> None:
@@ -262,6 +265,8 @@ class Hub:
         self.waiting.wake(name)
 
     def _refuse_when_draining(self) -> None:
+        if self._alone_among_many:
+            raise Unavailable(NEEDS_REDIS, retry_after_s=60)
         if self._gateway.draining.is_set():
             raise Unavailable("the gateway stops", retry_after_s=_RANDOM.randint(1, _RETRY_S))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 
 from gateway_core.errors import (
     BadRequest,
@@ -51,10 +52,24 @@ def strip_headers(pairs: Iterable[tuple[str, str]], extra: Collection[str] = ())
 
     Without names and values that HTTP does not allow as well (RFC 9110 5.1, 5.5), which could split a message.
     """
-    kept = [(name, value) for name, value in pairs if _TOKEN.fullmatch(name) and not _CONTROL.search(value)]
-    named = (value for name, value in kept if name.lower() == "connection")
-    dropped = {*HOP_BY_HOP, *extra, *(option.strip().lower() for value in named for option in value.split(","))}
-    return tuple((name, value) for name, value in kept if name.lower() not in dropped)
+    kept, named = [], set[str]()
+    for pair in pairs:
+        name = _in_lower_case(pair[0])
+        if not name or _CONTROL.search(pair[1]):
+            continue
+        if name == "connection":
+            named.update(option.strip().lower() for option in pair[1].split(","))
+        elif name not in HOP_BY_HOP and name not in extra:
+            kept.append(pair)
+    if named:
+        kept = [pair for pair in kept if _in_lower_case(pair[0]) not in named]
+    return tuple(kept)
+
+
+@lru_cache(maxsize=1024)
+def _in_lower_case(name: str) -> str:
+    """Of a header's name; empty for what is none. The same few come with every call."""
+    return name.lower() if _TOKEN.fullmatch(name) else ""
 
 
 def parse_timeout(text: str) -> float:

@@ -118,7 +118,7 @@ class Hello:
     tags: tuple[str, ...] = ()
     nouns: tuple[str, ...] = ()
     apps: tuple[str, ...] = ()
-    window: int = 256 * 1024
+    window: int = 64 * 1024
     streams: int = 256
     ping_s: float = 0.0
     epoch: int = 0
@@ -222,7 +222,7 @@ Serve = Callable[[Incoming], Awaitable[None]]
 class Limits:
     """What one end bears: credit of a stream that it receives, streams at once, and how long a send may take."""
 
-    window: int = 256 * 1024
+    window: int = 64 * 1024
     max_window: ClassVar[int] = 1024 * 1024
     streams: int = 256
     send_timeout_s: float = 10.0

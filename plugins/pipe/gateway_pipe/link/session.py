@@ -96,7 +96,7 @@ class Link:
 
         Entering waits for the answer's head, ``timeout_s`` at most, with ``whole`` the entire answer must come in it,
         and the other end knows. Leaving early has the other end stop. Raises LinkLost, StreamReset, DeadlinePassed,
-        ValueError for too long headers, and what ``body`` raises.
+        BadRequest for what no stream can carry, and what ``body`` raises.
         """
         return Call(self, opening, body, timeout_s=timeout_s, whole=whole)
 
@@ -119,7 +119,8 @@ class Link:
             self._end(reason)
             if self._streams.tasks:
                 await asyncio.wait(self._streams.tasks, timeout=_END_S)
-            if self._ending is not None:
+            if self._ending is not None:  # closing ends what receives, before the other end is told
+                await asyncio.wait({self._ending}, timeout=_END_S)
                 self._ending.cancel()
             if not self._closed.done():
                 self._closed.set_result(None)

@@ -6,16 +6,12 @@ from random import Random
 
 from gateway_pipe.link.model import Farewell, Goodbye
 
-SETTLED_S = 30.0
-"""A link that was up for this long is a success; what failed before it no longer counts."""
-
 FIRST_S = 1.0
 """The first try after an established link breaks comes within this time."""
 
 SHORT_CAP_S = 5.0
 LONG_CAP_S = 60.0
 _MINUTE_S = 60.0
-_FLAPS = 10
 _MAX_ASK_S = 300.0
 _SHUTDOWN_SPREAD_S = 5.0
 
@@ -31,7 +27,6 @@ class Backoff:
     def __init__(self, random: Random) -> None:
         self.failures = 0
         self._random = random
-        self._flaps = 0
         self._tried = 0.0
         self._without_since: float | None = None
 
@@ -49,18 +44,14 @@ class Backoff:
             return now + asked
         return max(now, self._tried + self._random.uniform(0.0, self._window(now)))
 
-    def broke(self, now: float, *, up_s: float, farewell: Farewell | None = None) -> float:
-        """A link ended that was up for ``up_s``; returns when the next try begins.
-
-        That is within a second, unless the server asked for more or links break as soon as they are there.
-        """
+    def broke(self, now: float, *, farewell: Farewell | None = None) -> float:
+        """An established link has ended; returns when the next try begins: within a second, unless more was asked."""
         self.failures = 0
-        self._flaps = 0 if up_s >= SETTLED_S else self._flaps + 1
         self._without_since = now
         asked = self._asked(None, farewell)
         if asked is not None:
             return now + asked
-        return now + self._random.uniform(0.0, FIRST_S if self._flaps <= _FLAPS else SHORT_CAP_S)
+        return now + self._random.uniform(0.0, FIRST_S)
 
     def cap(self, now: float) -> float:
         """How far apart the starts of two tries are at most, in seconds."""

@@ -252,7 +252,7 @@ class Dialer:
         now = self._loop.time()
         self._link, self._last_disconnected = None, datetime.now(UTC)
         self._observer.broken(farewell, silent=link.heartbeat.dead(now))
-        next_try = self._backoff.broke(now, up_s=now - up, farewell=farewell)
+        next_try = self._backoff.broke(now, farewell=farewell)
         log.warning(
             _words(farewell), reason=farewell.reason, up_s=round(now - up, 1), next_try_s=round(next_try - now, 1)
         )

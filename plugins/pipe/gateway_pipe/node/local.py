@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway_core.errors import BadRequest, DeadlineExceeded, GatewayError, NotFound, StartupError
+from gateway_core.errors import DeadlineExceeded, GatewayError, NotFound, StartupError
 from gateway_core.http.body import BodyLimits, body, read_body
 from gateway_core.http.gone import ClientGone
 from gateway_core.http.stream import open_response
@@ -151,8 +151,6 @@ class LocalServer:
                 except (LinkLost, StreamReset) as error:
                     if last or not isinstance(data, bytes) or not _not_begun(error):
                         raise
-                except ValueError as error:
-                    raise BadRequest(str(error)) from error
             yield answer, waited_s
 
     async def _link(self, deadline: float | None) -> Link:
