@@ -30,8 +30,8 @@ from gateway_core.server.sockets import MAIN, address, notify_systemd
 log = get_logger("gateway.server")
 
 _M_ARENA_MAX = -8  # malloc.h
-CUT_S = 1.0
 _HANDSHAKE_S = 10.0
+CUT_S = 1.0
 """After the drain limit: how long handlers get to notice that they were cancelled."""
 
 

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 URL = "http://files.example/a.txt"
 PLANTED = "PLANTED-IN-A-TICKET"
+ALONE = {"GATEWAY_PLUGINS": "archive"}
 
 
 def read(body: Any, **options: Any) -> Order:
@@ -298,18 +299,18 @@ async def test_operators_list_and_drop_tickets(make_stand: MakeStand, run_gatewa
         order = {"items": [stand.add("/a", 1)]}
         made = [await stand.post("/ticket/generate", order, Authorization=secret) for _ in range(3)]
         ids = [answer.json["id"] for answer in made]
-        listed = await run_gateway("ticket", "list")
+        listed = await run_gateway("ticket", "list", env=ALONE)
         assert [line.split("  ")[0] for line in listed.out.splitlines()] == ids
         assert all(line.split("  ")[1::3] == ["zip", client.name] for line in listed.out.splitlines())
-        dropped = await run_gateway("ticket", "drop", ids[0])
+        dropped = await run_gateway("ticket", "drop", ids[0], env=ALONE)
         assert (dropped.code, dropped.out) == (0, f"Ticket dropped: {ids[0]}\n")
         assert (await stand.download(ids[0])).status == 404
-        again = await run_gateway("ticket", "drop", ids[0])
+        again = await run_gateway("ticket", "drop", ids[0], env=ALONE)
         assert (again.code, ids[0] in again.err) == (1, True)
-        everything = await run_gateway("ticket", "drop", "--all")
+        everything = await run_gateway("ticket", "drop", "--all", env=ALONE)
         assert (everything.code, everything.out) == (0, "2 tickets dropped\n")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all", "x")])
 async def test_drop_wants_an_id_or_all(run_gateway: Run, arguments: tuple[str, ...]):
-    assert (await run_gateway("ticket", "drop", *arguments)).code == 2
+    assert (await run_gateway("ticket", "drop", *arguments, env=ALONE)).code == 2

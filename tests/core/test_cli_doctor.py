@@ -5,6 +5,8 @@ from __future__ import annotations
 from gateway_core.cli import doctor
 from gateway_core.testing import run_gateway
 
+ALONE = {"GATEWAY_PLUGINS": "archive"}
+
 
 async def test_a_sound_gateway_has_no_failure(tmp_path):
     done = await run_gateway("doctor", data_dir=tmp_path)
@@ -14,20 +16,20 @@ async def test_a_sound_gateway_has_no_failure(tmp_path):
 
 
 async def test_a_url_that_may_not_be_fetched_fails_and_names_the_remedy(tmp_path):
-    done = await run_gateway("doctor", "http://127.0.0.1:9/x", data_dir=tmp_path)
+    done = await run_gateway("doctor", "http://127.0.0.1:9/x", env=ALONE, data_dir=tmp_path)
     assert done.code == 1
     assert "failed   egress http://127.0.0.1:9/x: refused" in done.out
     assert "GATEWAY_EGRESS_ALLOW=127.0.0.1/32" in done.err
 
 
 async def test_redis_away_is_a_warning(tmp_path):
-    done = await run_gateway("doctor", env={"GATEWAY_REDIS_URL": "redis://127.0.0.1:1/0"}, data_dir=tmp_path)
+    done = await run_gateway("doctor", env={**ALONE, "GATEWAY_REDIS_URL": "redis://127.0.0.1:1/0"}, data_dir=tmp_path)
     assert done.code == 0
     assert "warning  redis: away" in done.out
 
 
 async def test_a_wrong_key_fails(tmp_path):
-    first, second = {"GATEWAY_SECRET_KEY": "a" * 20}, {"GATEWAY_SECRET_KEY": "b" * 20}
+    first, second = ({**ALONE, "GATEWAY_SECRET_KEY": letter * 20} for letter in "ab")
     await run_gateway("client", "add", "x", env=first, data_dir=tmp_path)
     done = await run_gateway("doctor", env=second, data_dir=tmp_path)
     assert done.code == 1

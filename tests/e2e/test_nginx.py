@@ -157,7 +157,8 @@ async def prepared(tmp_path_factory) -> tuple[Path, str]:
     """A data folder in which a client has been made, and its secret."""
     require_program("nginx")
     data_dir = tmp_path_factory.mktemp("prepared") / "data"
-    made = await run_gateway("client", "add", "visitor", "--json", data_dir=data_dir)
+    env = {"GATEWAY_PLUGINS": "archive,pipe"}
+    made = await run_gateway("client", "add", "visitor", "--json", data_dir=data_dir, env=env)
     return data_dir, json.loads(made.out)["secret"]
 
 

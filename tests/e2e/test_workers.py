@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway_core.testing.process import ServeProcess, serve_process
+from gateway_core.testing.process import ServeProcess
 from gateway_core.testing.upstream import Upstream
 from gateway_core.testing.upstream_behaviour import Stall
+from tests.prepared import serve_process
 
 MIB = 1 << 20
-TWO = {"GATEWAY_WORKERS": "2", "GATEWAY_EGRESS_ALLOW": "127.0.0.0/8"}
+TWO = {"GATEWAY_WORKERS": "2", "GATEWAY_EGRESS_ALLOW": "127.0.0.0/8", "GATEWAY_PLUGINS": "archive"}
 
 
 def children(gateway: ServeProcess) -> list[int]:

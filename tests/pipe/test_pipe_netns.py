@@ -65,7 +65,9 @@ async def apart(tmp_path: Path, run_gateway, *, ping_s: float) -> AsyncIterator[
         async with process(*serve, "--port", str(PORT), env=env) as server, process(*relay) as relaying:
             await server.wait_log("ready")
             await relaying.wait_log("ready")
-            added = await run_gateway("client", "add", "all", "--scope", "pipe:connect:*", "--scope", "pipe:call:*")
+            added = await run_gateway(
+                "client", "add", "all", "--scope", "pipe:connect:*", "--scope", "pipe:call:*", env=env
+            )
             secret = added.out.split()[-1]
             connect = (f"http://{SERVER}:{PORT}", "--name", "node1", "--secret", secret, "--local", "off")
             handlers = ("--handlers", "campaign_handlers:Handlers")

@@ -17,6 +17,7 @@ from gateway_core.testing.plugin import MakeGateway
 from gateway_pipe.link.frames import Type, frame
 from gateway_pipe.link.handshake import Refused, greet
 from gateway_pipe.link.model import Farewell, Goodbye, Hello, Kind, Opening, Reset, StreamReset
+from gateway_pipe.service import SERVICE_KEY
 from tests.pipe.web_nodes import PATIENCE_S, gone, node, wire_to
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,6 +101,17 @@ async def test_a_plain_request_is_told_that_it_has_to_upgrade(gateway: RunningGa
 async def test_a_name_that_no_node_can_have_is_a_bad_request(gateway: RunningGateway, name: str) -> None:
     headers = {"Authorization": await gateway.secret("pipe:connect:*")}
     assert (await refusal(gateway, name, headers=headers)).status == 400
+
+
+async def test_a_revoked_node_is_told_so_instead_of_an_upgrade(gateway: RunningGateway) -> None:
+    revocations = gateway.core.state[SERVICE_KEY].authority.revocations
+    secret = await gateway.secret("pipe:connect:thief")
+    await revocations.revoke("thief")
+    refused = await refusal(gateway, "thief", headers={"Authorization": secret})
+    assert refused.status == 403
+    await revocations.undo("thief")
+    async with node(gateway, "thief"):
+        pass
 
 
 async def test_a_node_is_welcomed_with_what_holds_for_the_link(gateway: RunningGateway) -> None:

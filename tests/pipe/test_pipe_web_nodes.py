@@ -105,7 +105,7 @@ async def test_without_call_auth_pages_of_other_hosts_change_nothing(make_gatewa
 
 
 async def test_the_command_prints_a_table(gateway: RunningGateway, run_gateway: Run) -> None:
-    env = {"GATEWAY_URL": gateway.url, "GATEWAY_SECRET": await gateway.secret()}
+    env = {"GATEWAY_PLUGINS": "pipe", "GATEWAY_URL": gateway.url, "GATEWAY_SECRET": await gateway.secret()}
     done = await run_gateway("pipe", "nodes", env=env)
     head, alpha, beta = done.out.splitlines()
     assert head.split() == ["NAME", "SINCE", "RTT", "VERSION", "VIA", "ADDRESS", "TAGS", "APPS", "NOUNS"]

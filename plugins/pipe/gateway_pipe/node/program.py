@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -82,6 +83,8 @@ async def run_node(options: Options, *, announce: Callable[[str], None]) -> None
         )
         local = await _local_server(options, dialer, reports=reports, stack=stack)
         reports.local_url = "" if local is None else local.url
+        gc.set_threshold(10_000, 20, 20)  # a call makes hundreds of short-lived objects
+        gc.freeze()  # what start-up made lives as long as the process
         notify("READY=1", f"STATUS=Connecting to {options.target.text}")
         dialer.start()
         renewing = asyncio.create_task(keep_valid(options.identity, dialer))

@@ -55,11 +55,15 @@ class LinkHandlers:
         The node proves its name with a certificate, or with the secret of a client that has `pipe:connect:<name>`.
         503 with `Retry-After`: too many connect at once, or the gateway is about to stop. No web page may connect.
         """
-        if not NODE_NAME.fullmatch(request.match_info["node"]):
+        name = request.match_info["node"]
+        if not NODE_NAME.fullmatch(name):
             raise BadRequest("no node can have this name")
-        hub = self._gateway.state[SERVICE_KEY].hub
+        service = self._gateway.state[SERVICE_KEY]
         async with AsyncExitStack() as handshake:
-            await handshake.enter_async_context(hub.admitted(request.match_info["node"]))
+            await handshake.enter_async_context(service.hub.admitted(name))
+            standing = (await service.authority.revocations.current()).get(name)
+            if standing is not None and standing.lifted is None:
+                raise Forbidden(f"the node {name} is revoked")
             async with open_bare_websocket(request, protocol=SUBPROTOCOL, max_msg_size=MAX_MESSAGE_BYTES) as socket:
                 node = await self._admit(request, WebSocketWire(socket, request.transport))
                 await handshake.aclose()
