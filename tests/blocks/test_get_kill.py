@@ -68,6 +68,16 @@ def finished_blocks(out: Path) -> set[int]:
     return set() if record is None else set(record.blocks)
 
 
+def at_rest(server: Stand) -> None:
+    """Wait until the server has counted all that the killed client got: it does so after it has sent a block."""
+    for _ in range(1000):
+        with server.changed:
+            if not server.open_connections:
+                return
+        threading.Event().wait(0.01)
+    raise TimeoutError("the killed client's connections are still open")
+
+
 def let_hash(server: Stand, path: str, over: threading.Event) -> None:
     """The server hashes while it serves."""
     for block in range(BLOCKS):
@@ -90,6 +100,7 @@ def campaign(server: Stand, folder: Path, seed: int) -> None:
     for _ in range(kills):
         killed(url, out, dice)
         finished = finished_blocks(out)
+        at_rest(server)
         before = server.blocks_sent(path)
         with client(url, out) as process:
             assert process.stdout.read(1) or out.exists()
