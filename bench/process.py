@@ -100,9 +100,13 @@ class Server:
         """VmHWM since its start of the largest process: where there are several, the one that does the work."""
         return max(peak for _, peak in self.peaks_bytes())
 
+    def rss_bytes(self) -> int:
+        """VmRSS of the largest process now."""
+        return max(_memory_bytes(pid, "VmRSS") for pid, _ in self.family())
+
     def peaks_bytes(self) -> list[tuple[int, int]]:
         """Generation and VmHWM of each process."""
-        return [(generation, _peak_bytes(pid)) for pid, generation in self.family()]
+        return [(generation, _memory_bytes(pid, "VmHWM")) for pid, generation in self.family()]
 
     def cpu_s(self) -> float:
         """User and system time of all processes so far, also of those that have ended and were waited for."""
@@ -122,11 +126,11 @@ def _times_s(stat: Path) -> list[float]:
     return [int(field) / TICKS_PER_S for field in fields[11:15]]
 
 
-def _peak_bytes(pid: int) -> int:
+def _memory_bytes(pid: int, key: str) -> int:
     """0 of a process that has just ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     return 0
 

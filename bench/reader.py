@@ -21,11 +21,11 @@ class Reading:
     wire_bytes: int = 0
 
 
-def read(port: int, paths: list[str]) -> Reading:
+def read(port: int, paths: list[str], *, timeout_s: float = 120) -> Reading:
     """GET ``paths`` in order over one connection; raises SystemExit where an answer is not 200 or breaks off."""
     clock = time.perf_counter()
     reading = Reading(time.time())
-    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
         for path in paths:
             close = "Connection: close\r\n" if path is paths[-1] else ""
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{close}\r\n".encode())

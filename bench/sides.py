@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from origin import Origin
 from process import Server, accepts, clean_environment, free_port, output_of
@@ -48,11 +48,15 @@ class Side:
 
     def ticket(self, paths: list[str]) -> list[str]:
         """Hand in upstream ``paths``; the paths to download from this side."""
-        body = json.dumps({"type": "zip", "items": [self.origin.url(path) for path in paths]}).encode()
+        body = json.dumps({"type": "zip", "items": [self.item(path) for path in paths]}).encode()
         headers = {"Authorization": self.secret, "Content-Type": "application/json"}
         request = urllib.request.Request(self.url("/ticket/generate"), body, headers)
         with OPEN(request, timeout=60) as answer:
             return [f"/ticket/{json.load(answer)['id']}/download"]
+
+    def item(self, path: str) -> Any:
+        """How an upstream path stands in a ticket."""
+        return self.origin.url(path)
 
     def delivers(self, paths: list[str]) -> bool:
         """Whether a download of ``paths`` has their bytes, each in its place."""
@@ -65,9 +69,18 @@ class Side:
 
 
 class GatewaySide(Side):
-    """This project."""
+    """This project, told nothing of the items but their URLs: it asks for their sizes.
+
+    Every ticket has URLs of its own, so that no CRC-32 is known from the download before.
+    """
 
     name = "gateway"
+    SETTINGS: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, origin: Origin, **settings: str) -> None:
+        super().__init__(origin)
+        self.settings = self.SETTINGS | settings
+        self.tickets = 0
 
     def launch(self, home: Path) -> Server:
         environment = clean_environment(
@@ -76,9 +89,11 @@ class GatewaySide(Side):
             GATEWAY_DATA_DIR=str(home),
             GATEWAY_PLUGINS="archive",
             GATEWAY_EGRESS_ALLOW="127.0.0.0/8",
+            **self.settings,
         )
-        client = output_of([str(GATEWAY), "client", "add", "bench", "--json"], environment)
-        self.secret = json.loads(client)["secret"]
+        if not self.secret:
+            client = output_of([str(GATEWAY), "client", "add", "bench", "--json"], environment)
+            self.secret = json.loads(client)["secret"]
         return Server([str(GATEWAY), "serve"], home / "server.log", environment)
 
     def ready(self) -> bool:
@@ -87,6 +102,42 @@ class GatewaySide(Side):
         except OSError:
             return False
         return True
+
+    def ticket(self, paths: list[str]) -> list[str]:
+        self.tickets += 1
+        return super().ticket(paths)
+
+    def item(self, path: str) -> Any:
+        return {"url": f"{self.origin.url(path)}?{self.tickets}", **self.facts(path)}
+
+    def facts(self, _path: str) -> dict[str, int]:
+        """What the ticket tells of an item."""
+        return {}
+
+
+class SizedSide(GatewaySide):
+    """Told the sizes: the CRC-32s come behind the data."""
+
+    name = "sized"
+
+    def facts(self, path: str) -> dict[str, int]:
+        return {"size": self.origin.size(path)}
+
+
+class KnownSide(SizedSide):
+    """Told sizes and CRC-32s: items are stored as they are."""
+
+    name = "known"
+
+    def facts(self, path: str) -> dict[str, int]:
+        return super().facts(path) | {"crc32": self.origin.crc32(path)}
+
+
+class OpenSide(GatewaySide):
+    """Told nothing, and asks for nothing: no length, no ranges."""
+
+    name = "open"
+    SETTINGS: ClassVar[dict[str, str]] = {"GATEWAY_ARCHIVE__PROBE": "never"}
 
 
 class FpxSide(Side):
@@ -134,4 +185,6 @@ class NginxSide(RelaySide):
         return paths
 
 
-SIDES: dict[str, type[Side]] = {side.name: side for side in (GatewaySide, FpxSide, RelaySide, NginxSide)}
+SIDES: dict[str, type[Side]] = {
+    side.name: side for side in (GatewaySide, KnownSide, SizedSide, OpenSide, FpxSide, RelaySide, NginxSide)
+}

@@ -247,10 +247,17 @@ class SourceRefused(SourceError):
 
 
 class SourceGone(SourceError):
-    """It is not there, or answers other than with its bytes; the message carries the status."""
+    """It is not there, or answers other than with its bytes; the message carries the status.
+
+    ``upstream_status`` is that status as a number, None where the source has none.
+    """
 
     type, title = "source-gone", "Source not there"
     reason: ClassVar[str] = "gone"
+
+    def __init__(self, detail: str = "", *, upstream_status: int | None = None) -> None:
+        super().__init__(detail)
+        self.upstream_status = upstream_status
 
 
 class SourceChanged(SourceError):

@@ -23,7 +23,14 @@ class CorsPolicy:
     origins: frozenset[str] = frozenset({ANY_ORIGIN})
     methods: tuple[str, ...] = ("GET", "HEAD", "POST")
     request_headers: tuple[str, ...] = ("Content-Type", "If-Match", "If-None-Match", "If-Range", "Range")
-    exposed_headers: tuple[str, ...] = ("Content-Disposition", "Content-Length", "Content-Range", "ETag", "Retry-After")
+    exposed_headers: tuple[str, ...] = (
+        "Accept-Ranges",
+        "Content-Disposition",
+        "Content-Length",
+        "Content-Range",
+        "ETag",
+        "Retry-After",
+    )
     max_age_s: int = 600
 
 

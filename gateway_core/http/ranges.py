@@ -19,7 +19,7 @@ MAX_PARTS = 128
 _SPECIFIER = re.compile(r"(?i:bytes)=(.*)", re.DOTALL)
 # A position of more digits than this is no real request; RFC 9110 14.2 lets a server ignore any Range.
 _RANGE_SPEC = re.compile(r"([0-9]{1,1000})-([0-9]{0,1000})|-([0-9]{1,1000})")
-_UNSAFE_IN_HEADER = re.compile(r"[\x00-\x1f\x7f]")
+_UNSAFE_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 5.5 has tabs
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -25,12 +26,28 @@ _Piece = bytes | ByteRange
 """Part of a body: framing, or bytes of the content."""
 
 
+class RangeSupport(enum.Enum):
+    """Whether parts of a representation can be had."""
+
+    ALWAYS = "always"
+    WITH_IF_RANGE = "with If-Range"
+    """For who says which version it has the rest of; Range alone is ignored (RFC 9110 14.2 permits it always)."""
+    NEVER = "never"
+    """Told as ``Accept-Ranges: none`` (RFC 9110 14.3)."""
+
+
 class Content(Protocol):
     """What a representation is made of; all parts lie inside of ``size_bytes``."""
 
     @property
     def size_bytes(self) -> int:
         """The whole."""
+
+    async def prepare(self, parts: Sequence[ByteRange]) -> None:
+        """Get ready for ``parts``, all that will be sent, in that order; once, before the head.
+
+        What it raises is the answer.
+        """
 
     async def read(self, part: ByteRange) -> bytes | bytearray:
         """A small part; raises SourceError or StorageError when it is not there any more."""
@@ -45,6 +62,9 @@ class FileContent:
 
     fd: int
     size_bytes: int
+
+    async def prepare(self, parts: Sequence[ByteRange]) -> None:
+        """See Content; an open file is ready."""
 
     async def read(self, part: ByteRange) -> bytes | bytearray:
         """See Content."""
@@ -66,14 +86,38 @@ class Representation:
     validators: Validators
     headers: Mapping[str, str]
     content: Callable[[], AbstractAsyncContextManager[Content]]
+    ranges: RangeSupport = RangeSupport.ALWAYS
 
     def head(self) -> CIMultiDict[str]:
         """Headers of the whole, but for its length."""
         found = CIMultiDict(self.validators.headers())
-        found[hdrs.ACCEPT_RANGES] = "bytes"
+        found[hdrs.ACCEPT_RANGES] = "none" if self.ranges is RangeSupport.NEVER else "bytes"
         found[hdrs.CONTENT_TYPE] = self.media_type
         found.update(self.headers)
         return found
+
+    def asked(self, request: web.Request, size_bytes: int) -> list[ByteRange] | None:
+        """The parts to answer with, None for the whole; raises RangeNotSatisfiable."""
+        if self.ranges is RangeSupport.NEVER:
+            return None
+        if self.ranges is RangeSupport.WITH_IF_RANGE and hdrs.IF_RANGE not in request.headers:
+            return None
+        return parse_range(applicable_range(request.method, request.headers, self.validators), size_bytes)
+
+
+def not_modified(request: web.Request, current: Validators, headers: Mapping[str, str]) -> web.Response | None:
+    """The 304 for a GET or HEAD whose conditions say that the client has it, None where the bytes must be sent.
+
+    It keeps of ``headers`` what caches need (RFC 9110 15.4.5). Raises PreconditionFailed.
+    """
+    if request.method not in {hdrs.METH_GET, hdrs.METH_HEAD}:
+        return None
+    verdict = evaluate(request.method, request.headers, current)
+    if verdict is Verdict.PRECONDITION_FAILED:
+        raise PreconditionFailed(headers=current.headers())
+    if verdict is Verdict.NOT_MODIFIED:
+        return web.Response(status=304, headers={name: headers[name] for name in _KEPT_BY_304 if name in headers})
+    return None
 
 
 async def send_representation(
@@ -81,26 +125,24 @@ async def send_representation(
 ) -> web.StreamResponse:
     """Answer GET and HEAD as RFC 9110 says, any other method with the whole.
 
-    A 304 keeps of the headers what caches need (RFC 9110 15.4.5). A client that takes nothing for ``stall_s`` is cut,
+    A client that takes nothing for ``stall_s`` is cut,
     and so is every client when the content fails once the head is out. Raises PreconditionFailed, RangeNotSatisfiable,
     ClientGone, Unavailable when the content cannot be read, SourceError when that shows after the head, StorageError,
-    and what opening the content raises.
+    and what opening the content and preparing it raise.
     """
-    current, shown = representation.validators, representation.head()
-    if request.method in {hdrs.METH_GET, hdrs.METH_HEAD}:
-        verdict = evaluate(request.method, request.headers, current)
-        if verdict is Verdict.PRECONDITION_FAILED:
-            raise PreconditionFailed(headers=current.headers())
-        if verdict is Verdict.NOT_MODIFIED:
-            return web.Response(status=304, headers={name: shown[name] for name in _KEPT_BY_304 if name in shown})
+    shown = representation.head()
+    known = not_modified(request, representation.validators, shown)
+    if known is not None:
+        return known
     async with representation.content() as content:
         size = content.size_bytes
-        ranges = parse_range(applicable_range(request.method, request.headers, current), size)
+        ranges = representation.asked(request, size)
         status = 200 if ranges is None else 206
         pieces, length = _whole(size) if ranges is None else _partial(ranges, size, shown)
         shown[hdrs.CONTENT_LENGTH] = str(length)
         if request.method == hdrs.METH_HEAD:
             return web.Response(status=status, headers=shown)
+        await content.prepare([piece for piece in pieces if isinstance(piece, ByteRange)])
         if length <= SMALL_BYTES:
             return web.Response(status=status, headers=shown, body=await _read(content, pieces))
         response = web.StreamResponse(status=status, headers=shown)

@@ -31,8 +31,11 @@ class SourceInfo:
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """Which bytes, for whom: from ``offset`` to the end, of the version that ``validator`` names when given.
+    """Which bytes, for whom: from ``offset`` on, of the version that ``validator`` names when given.
 
+    ``length``, 1 or more, says that only so many are wanted, None all to the end. Sources may send more, and readers
+    cut; a source that can stop there spares both sides the rest. Where the content is shorter, it ends earlier.
+    An offset without a validator is SourceChanged, unless ``unproven`` says that the caller answers for the version.
     ``headers`` are the caller's own for this URL and never reach another origin. ``stall_s`` is the longest silence
     that is borne, None for the source's own limit.
     """
@@ -40,13 +43,15 @@ class SourceRequest:
     url: str
     client: Client = Client.ANONYMOUS
     offset: int = 0
+    length: int | None = None
     validator: str | None = None
+    unproven: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     stall_s: float | None = None
 
 
 class SourceStream(Protocol):
-    """Bytes as they come; ends only when the promised size was delivered, raises a SourceError otherwise."""
+    """Bytes as they come; ends only when all that was asked for was delivered, raises a SourceError otherwise."""
 
     @property
     def info(self) -> SourceInfo:

@@ -36,13 +36,15 @@ _Headers = Mapping[str, str]
 class HttpSource:
     """Bytes of http(s) URLs through the guarded client.
 
-    Success is 200 and nothing else (206 for an offset): any other status is SourceGone. Bodies with a content coding
-    are refused, not decoded: their end could not be told from a cut. A body without any length (neither
+    Success is 200 and nothing else (206 for an offset or a length): any other status is SourceGone. Bodies with a
+    content coding are refused, not decoded: their end could not be told from a cut. A body without any length (neither
     Content-Length nor chunked, as HTTP/1.0 servers send) is accepted with ``size_bytes`` None; whether such a body is
     complete nobody can know.
 
-    An offset needs a validator. A server that does not do ranges is read from the start and up to
-    ``skip_limit_bytes`` are thrown away, if its version is the right one; beyond that the offset is SourceChanged.
+    An offset needs a validator, or a caller who does without. A server that does not do ranges is read from the start
+    and up to ``skip_limit_bytes`` are thrown away, if its version is the right one; beyond that the offset is
+    SourceChanged. What such a server sends after a length is not read. Where there is no byte to be had, a length is
+    SourceChanged.
     """
 
     def __init__(
@@ -82,33 +84,40 @@ class HttpSource:
         return _Opening(self._start, request, self._client.request(self._get(request)))
 
     def _get(self, request: SourceRequest) -> OutgoingRequest:
-        condition: dict[str, str] = {}
-        if request.offset:
-            if request.validator is None:
-                raise SourceChanged("no validator to continue with")
+        first, validator = request.offset, request.validator
+        if not _is_part(request):
+            return self._outgoing(request, "GET", {})
+        if first and validator is None and not request.unproven:
+            raise SourceChanged("no validator to continue with")
+        last = "" if request.length is None else first + request.length - 1
+        headers = {"Range": f"bytes={first}-{last}"}
+        if validator is not None:
             # RFC 9110 13.1.5 forbids a date in If-Range when the server has given an entity tag, even a weak one.
-            name = "If-Range" if request.validator.startswith('"') else "If-Unmodified-Since"
-            condition = {"Range": f"bytes={request.offset}-", name: request.validator}
-        return self._outgoing(request, "GET", condition)
+            headers["If-Range" if validator.startswith('"') else "If-Unmodified-Since"] = validator
+        return self._outgoing(request, "GET", headers)
 
     def _outgoing(self, request: SourceRequest, method: str, common: _Headers) -> OutgoingRequest:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
         return OutgoingRequest(request.url, method, headers, common, stall_s=request.stall_s or self._stall_s)
 
     async def _start(self, request: SourceRequest, response: ClientResponse) -> HttpStream:
-        status, offset = response.status, request.offset
-        if offset and status in {412, 416}:
+        status, offset, length = response.status, request.offset, request.length
+        part = _is_part(request)
+        if part and status in {412, 416}:
             raise SourceChanged(f"status {status}")
-        if status != 200 and not (status == 206 and offset):
-            raise SourceGone(f"status {status}")
+        if status != 200 and not (status == 206 and part):
+            raise _gone(response)
         _refuse_encoded(response)
         if request.validator is not None and not _is_version(response.headers, request.validator):
             raise SourceChanged("another version")
         if status == 206:
-            size = _partial_size(response, offset)
-            return HttpStream(response, _info(response.headers, size, ranges=True), size and size - offset)
+            size = _partial_size(response, request)
+            rest = size and size - offset
+            expected = rest if rest is None or length is None else min(rest, length)
+            return HttpStream(response, _info(response.headers, size, ranges=True), expected, wanted_bytes=length)
         size = _length(response)
-        stream = HttpStream(response, _info(response.headers, size), size)
+        wanted = None if length is None else offset + length
+        stream = HttpStream(response, _info(response.headers, size), size, wanted_bytes=wanted)
         if offset:
             await self._skip(stream, offset)
         return stream
@@ -145,11 +154,19 @@ class _Opening(AbstractAsyncContextManager["HttpStream"]):
 
 
 class HttpStream:
-    """The body of one response; ends only when all that was announced has come."""
+    """The body of one response; ends only when all that was announced has come, or the first ``wanted_bytes`` of it."""
 
-    def __init__(self, response: ClientResponse, info: SourceInfo, expected_bytes: int | None) -> None:
+    def __init__(
+        self,
+        response: ClientResponse,
+        info: SourceInfo,
+        expected_bytes: int | None,
+        *,
+        wanted_bytes: int | None = None,
+    ) -> None:
         self._info = info
         self._missing = expected_bytes
+        self._wanted = wanted_bytes
         self._read = response.content.readany
         self._ahead = b""
         # The response forgets its connection at the end of the body, which is where it is needed.
@@ -168,6 +185,8 @@ class HttpStream:
         if self._ahead:
             chunk, self._ahead = self._ahead, b""
             return chunk
+        if self._wanted == 0:
+            raise StopAsyncIteration
         try:
             chunk = await self._read()
         except (ClientError, OSError) as error:
@@ -184,6 +203,9 @@ class HttpStream:
             self._missing -= len(chunk)
             if self._missing < 0:
                 raise SourceFailed("longer than announced")
+        if self._wanted is not None:
+            chunk = chunk[: self._wanted]
+            self._wanted -= len(chunk)
         return chunk
 
     async def skip(self, count: int) -> None:
@@ -201,6 +223,14 @@ class HttpStream:
         # To the parser a reset is as good an end as any for a body that lasts until the connection closes.
         if self._until_close and self._protocol is not None and isinstance(self._protocol.exception(), ClientOSError):
             raise SourceFailed("broke off")
+
+
+def _is_part(request: SourceRequest) -> bool:
+    return request.offset > 0 or request.length is not None
+
+
+def _gone(response: ClientResponse) -> SourceGone:
+    return SourceGone(f"status {response.status}", upstream_status=response.status)
 
 
 def _info(headers: _Headers, size: int | None, *, ranges: bool = False) -> SourceInfo:
@@ -246,16 +276,17 @@ def _refuse_encoded(response: ClientResponse) -> None:
         raise SourceFailed("sent encoded although identity was asked for")
 
 
-def _partial_size(response: ClientResponse, offset: int) -> int | None:
-    """Size of the whole from a 206 that goes on at ``offset``; None where the server does not know it yet."""
+def _partial_size(response: ClientResponse, request: SourceRequest) -> int | None:
+    """Size of the whole from a 206 of the range asked for; None where the server does not know it yet."""
+    offset, length = request.offset, request.length
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match is None or match[1] is None or int(match[1]) != offset or int(match[2]) < offset:
         raise SourceFailed("another range than the one asked for")
-    if match[3] == "*":
-        return None
-    if int(match[2]) >= int(match[3]):
+    beyond = None if length is None else offset + length
+    size = None if match[3] == "*" else int(match[3])
+    if any(end is not None and int(match[2]) >= end for end in (beyond, size)):
         raise SourceFailed("another range than the one asked for")
-    return int(match[3])
+    return size
 
 
 def _probed_size(response: ClientResponse) -> int | None:
@@ -266,7 +297,7 @@ def _probed_size(response: ClientResponse) -> int | None:
         return None if match[3] == "*" else int(match[3])
     if response.status == 416 and match is not None and match[3] == "0":
         return 0  # no byte to ask for in an empty file
-    raise SourceGone(f"status {response.status}")
+    raise _gone(response)
 
 
 @lru_cache(maxsize=256)  # files of one upload often share it

@@ -34,6 +34,8 @@ class ResumePolicy:
 class ResumingReader:
     """A ``SourceStream`` of any source that goes on where it broke off; an async context manager.
 
+    It ends after ``request.length`` bytes, whatever else the source sends, and asks again only for what is missing.
+
     The first opening is not repeated. After that a failure, stall or refusing status is answered by opening the
     source again at the byte that is missing, for the same version; without a strong validator nothing proves that it
     is the same, and the error is raised at once. SourceChanged and SourceRefused are final; when all tries are used
@@ -46,6 +48,8 @@ class ResumingReader:
         self._policy = policy or ResumePolicy()
         self._attempts = 0
         self._opened: AbstractAsyncContextManager[SourceStream] | None = None
+        self._left = request.length
+        """Bytes still wanted; None for all."""
         self.resumed = 0
 
     async def __aenter__(self) -> Self:
@@ -59,7 +63,7 @@ class ResumingReader:
         return self
 
     async def __anext__(self) -> bytes:
-        while True:
+        while self._left != 0:
             try:
                 chunk = await anext(self._chunks)
             except (SourceChanged, SourceRefused):
@@ -67,8 +71,12 @@ class ResumingReader:
             except SourceError as error:
                 await self._resume(error)
             else:
+                if self._left is not None:
+                    chunk = chunk[: self._left]
+                    self._left -= len(chunk)
                 self._position += len(chunk)
                 return chunk
+        raise StopAsyncIteration
 
     async def _open(self, request: SourceRequest) -> SourceInfo:
         opened = self._source.open(request)
@@ -87,7 +95,7 @@ class ResumingReader:
         await self._close()
         if not self.info.strong:
             raise error
-        request = replace(self._request, offset=self._position, validator=self.info.validator)
+        request = replace(self._request, offset=self._position, length=self._left, validator=self.info.validator)
         while self._attempts < self._policy.tries:
             await asyncio.sleep(self._policy.pause_s(self._attempts))
             self._attempts += 1

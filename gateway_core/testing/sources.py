@@ -132,6 +132,22 @@ class SourceConformance:
         with pytest.raises(SourceChanged):
             await read(bed, replace(request, offset=len(DATA) + 1, validator=validator))
 
+    async def test_length_is_served_or_more(self, bed: SourceBed) -> None:
+        """Right bytes from the offset on, all that were asked for as far as there are any. The size is the whole's."""
+        request = await self.request(bed, "a", DATA)
+        info = await bed.source.probe(request)
+        for offset, length in ((0, 1), (0, 1000), (1000, 1), (1000, len(DATA))):
+            part = replace(request, offset=offset, length=length, validator=info.validator)
+            try:
+                got, said = await read(bed, part)
+            except SourceChanged:
+                assert offset, "refused at the start"
+                assert not (info.ranges and info.strong), f"refused at offset {offset}"
+            else:
+                assert got.startswith(DATA[offset : offset + length])
+                assert DATA[offset:].startswith(got)
+                assert said.size_bytes in {None, len(DATA)}
+
     async def test_changed_content_is_told_by_its_validator(self, bed: SourceBed) -> None:
         """From the start as well as from an offset, where it is strong: two versions never mix."""
         request = await self.request(bed, "a", DATA)
@@ -141,9 +157,9 @@ class SourceConformance:
         assert got == CHANGED
         if info.strong:
             assert said.validator != info.validator
-            for offset in (0, 1000):
+            for offset, length in ((0, None), (1000, None), (0, 10), (1000, 10)):
                 with pytest.raises(SourceChanged):
-                    await read(bed, replace(request, offset=offset, validator=info.validator))
+                    await read(bed, replace(request, offset=offset, length=length, validator=info.validator))
 
     async def test_what_is_gone_is_gone(self, bed: SourceBed) -> None:
         """Whether it was ever there or not."""
@@ -187,9 +203,11 @@ class SourceConformance:
         request = await self.request(bed, "a", DATA)
         registry = SourceRegistry()
         registry.register(request.url.partition(":")[0].lower(), bed.source)
-        async with asyncio.timeout(TIMEOUT_S):
-            async with ResumingReader(registry, request, policy=ResumePolicy(tries=1)) as reader:
-                assert b"".join([chunk async for chunk in reader]) == DATA
+        for length in (None, 1000):
+            part = replace(request, length=length)
+            async with asyncio.timeout(TIMEOUT_S):
+                async with ResumingReader(registry, part, policy=ResumePolicy(tries=1)) as reader:
+                    assert b"".join([chunk async for chunk in reader]) == DATA[:length]
 
     async def test_nonsense_is_an_error_of_a_source(self, bed: SourceBed) -> None:
         """Callers send whatever they like; nothing else than a SourceError may come of it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import overload
 
 import pytest
 
@@ -176,6 +177,71 @@ async def test_failures_that_nobody_took_are_not_reported_by_the_loop(
                 await asyncio.sleep(0.001)
     del feed
     assert [record for record in caplog.records if "never retrieved" in record.getMessage()] == []
+
+
+# Sizes that are known
+
+
+class Numbered(Sequence[SourceRequest]):
+    """A hundred thousand requests, made when they are looked at."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.made = url, 0
+
+    def __len__(self) -> int:
+        return 100_000
+
+    @overload
+    def __getitem__(self, index: int) -> SourceRequest: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SourceRequest]: ...
+    def __getitem__(self, index: int | slice) -> SourceRequest | Sequence[SourceRequest]:
+        assert isinstance(index, int)
+        self.made += 1
+        return SourceRequest(f"{self.url}?{index}")
+
+
+def sized_feed(source: HttpSource, requests: Sequence[SourceRequest], large: Callable[[int], bool]) -> Feed:
+    return Feed(source, requests, lanes=Lanes(1000), limits=FeedLimits(), large=large)
+
+
+async def test_file_known_to_be_large_is_not_opened_to_learn_it(source: HttpSource, upstream: Upstream):
+    urls = [upstream.add("/large", 2 * MIB), upstream.add("/small", 10)]
+    async with sized_feed(source, [SourceRequest(url) for url in urls], lambda index: index == 0) as feed:
+        assert await feed.take(0) is None
+        assert not feed.ready(0)
+        assert await take(feed, 1) == upstream.content("/small")
+        assert [request.path for request in upstream.requests] == ["/small"]
+        async with feed.stream(0) as reader:
+            assert sum([len(chunk) async for chunk in reader]) == 2 * MIB
+
+
+async def test_small_files_behind_large_ones_are_fetched_while_those_are_streamed(
+    source: HttpSource, upstream: Upstream
+):
+    urls = [upstream.add(f"/{n}", 2 * MIB if n % 2 == 0 else 10) for n in range(8)]
+    async with sized_feed(source, [SourceRequest(url) for url in urls], lambda index: index % 2 == 0) as feed:
+        assert await feed.take(0) is None
+        await upstream.wait_requests(4)
+        assert sorted(request.path for request in upstream.requests) == ["/1", "/3", "/5", "/7"]
+
+
+async def test_requests_are_made_when_their_turn_is_near(source: HttpSource, upstream: Upstream):
+    requests = Numbered(upstream.add("/a", 10))
+    async with sized_feed(source, requests, lambda index: index != 2000) as feed:
+        assert await feed.take(0) is None
+        await asyncio.sleep(0)
+        assert requests.made == 0
+        assert await feed.take(1000) is None
+        await upstream.wait_requests(1)
+    assert [request.target for request in upstream.requests] == ["/a?2000"]
+
+
+async def test_small_part_of_a_large_file_is_fetched_whole(source: HttpSource, upstream: Upstream):
+    url = upstream.add("/large", Resource(b"x" * 3 * MIB, etag='"1"'))
+    requests = [SourceRequest(url, offset=MIB, length=1000, validator='"1"')]
+    async with sized_feed(source, requests, lambda _: False) as feed:
+        assert len(await take(feed, 0)) == 1000
 
 
 # Lanes

@@ -52,6 +52,12 @@ async def test_link_names_content_type_and_headers(stand: Stand):
     assert {name: answer.headers[name] for name in headers} == headers
 
 
+async def test_headers_of_a_link_in_any_case_are_in_place_of_ours(stand: Stand):
+    headers = {"content-disposition": "inline", "cache-control": "max-age=60"}
+    answer = await follow(stand, {"url": stand.add("/a", b"a"), "response_headers": headers})
+    assert {name: answer.headers.getall(name) for name in headers} == {name: [headers[name]] for name in headers}
+
+
 FRAMING = ["Set-Cookie", "Content-Length", "transfer-encoding", "Content-Encoding", "Connection"]
 ISOLATING = ["Content-Security-Policy", "x-content-type-options"]
 WHOLE_ORIGIN = ["Clear-Site-Data", "Alt-Svc", "Strict-Transport-Security", "Refresh"]

@@ -49,6 +49,13 @@ async def let_expire(stand: Stand, ticket: str) -> None:
         await tx.execute(sa.update(turns).where(turns.c.ticket_id == ticket).values(until=db.now() - 1))
 
 
+async def left_s(stand: Stand, ticket: str) -> float:
+    """How long its place or turn is kept from now on."""
+    db = stand.gateway.core.db
+    async with db.read() as tx:
+        return await tx.scalar(sa.select(turns.c.until - db.now()).where(turns.c.ticket_id == ticket))
+
+
 @asynccontextmanager
 async def occupied(stand: Stand, name: str = "slow") -> AsyncIterator[str]:
     """Somebody downloads until the end of the block; the ticket."""
@@ -179,6 +186,16 @@ async def test_turn_that_is_not_taken_up_goes_to_the_next(make_stand: MakeStand)
         assert (await stand.download(next_one)).status == 200
 
 
+async def test_turn_of_who_does_not_ask_again_is_kept_no_longer_than_the_place(make_stand: MakeStand):
+    async with make_stand(ONE) as stand:
+        absent, next_one = [await stand.ticket(stand.add("/a", 1)) for _ in range(2)]
+        async with occupied(stand):
+            assert (await stand.download(absent)).status == 403
+        assert (await stand.download(next_one)).status == 403
+        assert await rows(stand) == [(absent, GRANTED), (next_one, WAITING)]
+        assert await left_s(stand, absent) <= HOLD_S
+
+
 async def test_turn_of_a_process_that_died_is_free_again(make_stand: MakeStand):
     async with make_stand(ONE) as stand:
         dead, alive = [await stand.ticket(stand.add("/a", 1)) for _ in range(2)]
@@ -197,9 +214,7 @@ async def test_download_under_way_keeps_its_turn(make_stand: MakeStand):
         async with db.write() as tx:
             await tx.execute(sa.update(turns).values(until=db.now() + 1))
         await stand.downloads.turns.renew()
-        async with db.read() as tx:
-            left = await tx.scalar(sa.select(turns.c.until - db.now()).where(turns.c.ticket_id == ticket))
-        assert left > HOLD_S - 5
+        assert await left_s(stand, ticket) > HOLD_S - 5
 
 
 async def test_turn_of_a_request_that_was_cancelled_is_not_kept(make_stand: MakeStand):

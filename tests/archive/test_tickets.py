@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import uuid
+import zlib
 from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
@@ -176,7 +177,7 @@ async def test_ticket_is_found_as_it_was_made(stand: Stand, items: list, options
     order = read({"items": items, "options": options})
     made = await store(stand).create(order, "c" * 32)
     found = await store(stand).get(made.id)
-    assert (found.items, found.type, found.client_id) == (order.items, order.type, "c" * 32)
+    assert (tuple(found.items), found.type, found.client_id) == (order.items, order.type, "c" * 32)
     known = ("filename", "expires_in", "once", "on_error")
     assert [getattr(found.options, name) for name in known] == [getattr(order.options, name) for name in known]
 
@@ -184,7 +185,28 @@ async def test_ticket_is_found_as_it_was_made(stand: Stand, items: list, options
 async def test_large_ticket_is_found_as_it_was_made(stand: Stand):
     order = read({"items": [{"url": f"{URL}?{n}", "name": str(uuid.uuid4())} for n in range(10_000)]})
     made = await store(stand).create(order, "c" * 32)
-    assert (await store(stand).get(made.id)).items == order.items
+    assert tuple((await store(stand).get(made.id)).items) == order.items
+
+
+async def test_items_of_a_large_ticket_are_found_one_by_one(stand: Stand):
+    order = read({"items": [f"{URL}?{n}" for n in range(1234)]})
+    found = (await store(stand).get((await store(stand).create(order, "c" * 32)).id)).items
+    places = [(n * 577) % 1234 for n in range(1234)]
+    assert [found[n] for n in places] == [order.items[n] for n in places]
+    assert (found[-1], found[190:410:20]) == (order.items[-1], list(order.items[190:410:20]))
+    with pytest.raises(IndexError):
+        _ = found[1234]
+
+
+async def test_ticket_of_an_earlier_version_is_found(stand: Stand):
+    order = read({"items": [{"url": URL, "name": f"{n}", "headers": {"X-N": f"{n}"}} for n in range(1000)]})
+    made = await store(stand).create(read({"items": [URL]}), "c" * 32)
+    plain = json.dumps([{"url": item.url, "name": item.name, "headers": item.headers} for item in order.items])
+    sealed = stand.gateway.core.keyring.encrypt(zlib.compress(plain.encode())).decode()
+    async with stand.gateway.core.db.write() as tx:
+        await tx.execute(sa.update(tickets).where(tickets.c.id == made.id).values({"items": sealed}))
+    found = (await store(stand).get(made.id)).items
+    assert (tuple(found), found[999]) == (order.items, order.items[999])
 
 
 async def test_life_is_that_of_the_settings_or_of_the_order(stand: Stand):

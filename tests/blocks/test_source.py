@@ -69,6 +69,15 @@ async def test_a_file_that_is_written_to_while_it_is_read_is_not_read_on(served)
             await anext(chunks)
 
 
+async def test_no_more_is_read_than_is_asked_for(served):
+    data = os.urandom(1 << 20)
+    served.put("a.bin", data)
+    request = SourceRequest("blocks:/a.bin", client=READER, offset=5, length=300_000)
+    async with BlocksSource(served.gateway.core).open(request) as stream:
+        assert b"".join([chunk async for chunk in stream]) == data[5:300_005]
+        assert stream.info.size_bytes == len(data)
+
+
 async def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(served):
     data = os.urandom(1 << 20)
     path = served.put("a.bin", data)

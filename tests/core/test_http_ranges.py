@@ -176,6 +176,12 @@ def test_two_answers_do_not_share_a_boundary() -> None:
     assert first.boundary != second.boundary
 
 
+def test_a_media_type_may_have_a_tab() -> None:
+    assert b"text/plain;\tcharset=utf-8\r\n" in MultipartRanges(
+        [ByteRange(0, 1)], 2, "text/plain;\tcharset=utf-8"
+    ).part_header(0)
+
+
 @pytest.mark.parametrize("media_type", ["text/plain\r\nX: 1", "a\x00b"])
 def test_a_media_type_cannot_inject_a_header_into_a_part(media_type: str) -> None:
     with pytest.raises(ValueError, match="control characters"):

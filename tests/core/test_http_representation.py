@@ -5,18 +5,24 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession, web
 
-from gateway_core.errors import PreconditionFailed, RangeNotSatisfiable, SourceChanged, Unavailable
+from gateway_core.errors import GatewayError, PreconditionFailed, RangeNotSatisfiable, SourceChanged, Unavailable
 from gateway_core.http.conditional import ETag, Validators
 from gateway_core.http.gone import ClientGone
 from gateway_core.http.ranges import ByteRange
-from gateway_core.http.representation import SMALL_BYTES, FileContent, Representation, send_representation
+from gateway_core.http.representation import (
+    SMALL_BYTES,
+    FileContent,
+    RangeSupport,
+    Representation,
+    send_representation,
+)
 from gateway_core.http.stream import ResponseWriter
 from tests.core.http_serving import Answer, Serving, parsed, serving
 
@@ -329,6 +335,9 @@ class Bytes:
         self.size_bytes = len(data)
         self._there = data[: len(data) - missing]
 
+    async def prepare(self, parts: Sequence[ByteRange]) -> None:
+        """Nothing to do."""
+
     async def read(self, part: ByteRange) -> bytes:
         found = self._there[part.first : part.last + 1]
         if len(found) < part.length:
@@ -380,6 +389,97 @@ async def test_content_is_not_opened_for_an_answer_without_it(field: str, status
 async def test_the_answer_to_another_method_is_whole_whatever_is_asked_of_a_get(shop: Shop) -> None:
     answer = await shop.ask("data.bin", 'If-None-Match: "now"', "Range: bytes=0-5", method="POST")
     assert (answer.status, answer.body) == (200, DATA)
+
+
+class Ready(Bytes):
+    """Content that notes what it is prepared for, and then fails as it is told to."""
+
+    def __init__(self, data: bytes, error: Exception | None = None) -> None:
+        super().__init__(data)
+        self.steps: list[list[tuple[int, int]] | str] = []
+        self._error = error
+
+    async def prepare(self, parts: Sequence[ByteRange]) -> None:
+        self.steps.append([(part.first, part.last) for part in parts])
+        if self._error is not None:
+            raise self._error
+
+    async def read(self, part: ByteRange) -> bytes:
+        self.steps.append("bytes")
+        return await super().read(part)
+
+
+@pytest.mark.parametrize("data", [SMALL, DATA], ids=["small", "large"])
+@pytest.mark.parametrize("asked", [None, [(500, 509)], [(900, 19_000), (0, 9)]], ids=["whole", "part", "parts"])
+async def test_content_is_prepared_for_the_parts_as_they_will_be_sent(data: bytes, asked: list | None) -> None:
+    content = Ready(data)
+    fields = ["Range: bytes=" + ",".join(f"{first}-{last}" for first, last in asked)] if asked else []
+    async with serving(selling(lambda: nullcontext(content))) as server:
+        await server.exchange(request("", *fields, "Connection: close"))
+    parts = asked or [(0, len(data) - 1)]
+    assert content.steps == [parts, *["bytes"] * len(parts)]
+
+
+async def test_head_prepares_nothing() -> None:
+    content = Ready(SMALL)
+    async with serving(selling(lambda: nullcontext(content))) as server:
+        await server.exchange(request("", "Connection: close", method="HEAD"))
+    assert content.steps == []
+
+
+class Anew(GatewayError):
+    """A plugin's own, never meant for a client."""
+
+    status = 418
+
+
+@pytest.mark.parametrize("error", [Anew("try again"), SourceChanged("another version")], ids=["own", "source"])
+@pytest.mark.parametrize("data", [SMALL, DATA], ids=["small", "large"])
+async def test_what_preparing_raises_is_the_answer(data: bytes, error: GatewayError) -> None:
+    async with serving(selling(lambda: nullcontext(Ready(data, error)))) as server:
+        answer = parsed(await server.exchange(request("", "Connection: close")))
+        assert answer.status == error.status
+        assert await server.end() is error
+
+
+async def test_what_is_no_error_of_a_source_passes_when_small_content_is_read() -> None:
+    error = Anew("try again")
+
+    class Odd(Bytes):
+        async def read(self, part: ByteRange) -> bytes:
+            raise error
+
+    async with serving(selling(lambda: nullcontext(Odd(SMALL)))) as server:
+        assert parsed(await server.exchange(request("", "Connection: close"))).status == error.status
+        assert await server.end() is error
+
+
+RANGE, SAME, OTHER = "Range: bytes=3-5", 'If-Range: "now"', 'If-Range: "then"'
+
+
+@pytest.mark.parametrize(
+    ("support", "fields", "status"),
+    [
+        (RangeSupport.ALWAYS, [RANGE], 206),
+        (RangeSupport.WITH_IF_RANGE, [RANGE], 200),
+        (RangeSupport.WITH_IF_RANGE, [f"Range: bytes={SIZE}-"], 200),
+        (RangeSupport.WITH_IF_RANGE, [RANGE, OTHER], 200),
+        (RangeSupport.WITH_IF_RANGE, [RANGE, SAME], 206),
+        (RangeSupport.NEVER, [RANGE], 200),
+        (RangeSupport.NEVER, [RANGE, SAME], 200),
+        (RangeSupport.NEVER, [f"Range: bytes={SIZE}-"], 200),
+    ],
+)
+async def test_range_is_obeyed_where_it_is_supported(support: RangeSupport, fields: list[str], status: int) -> None:
+    shown = Representation(KIND, CURRENT, {}, lambda: nullcontext(Bytes(DATA)), support)
+
+    async def handle(asked: web.Request) -> web.StreamResponse:
+        return await send_representation(asked, shown, stall_s=STALL_S)
+
+    async with serving(handle) as server:
+        answer = parsed(await server.exchange(request("", *fields, "Connection: close")))
+    assert (answer.status, answer.body) == (status, DATA if status == 200 else DATA[3:6])
+    assert answer.headers["accept-ranges"] == ("none" if support is RangeSupport.NEVER else "bytes")
 
 
 async def test_headers_that_are_given_win(shop: Shop) -> None:

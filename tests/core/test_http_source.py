@@ -27,6 +27,8 @@ from gateway_core.sources.base import Source, SourceInfo, SourceRequest
 from gateway_core.sources.egress import ClientLimits, EgressPolicy, GuardedClient
 from gateway_core.sources.http import HttpSource
 from gateway_core.sources.resume import ResumePolicy, ResumingReader
+from gateway_core.testing.upstream import Upstream as Files
+from gateway_core.testing.upstream_answer import Resource
 from tests.core.raw_servers import listening
 
 DATA = bytes(range(256)) * 512
@@ -51,6 +53,12 @@ class Asked:
         """First byte of the range asked for."""
         value = self.headers.get("range")
         return None if value is None else int(value.removeprefix("bytes=").partition("-")[0])
+
+    @property
+    def stop(self) -> int | None:
+        """What follows the last byte of the range asked for; None where it has no last one."""
+        last = self.headers.get("range", "").partition("-")[2]
+        return int(last) + 1 if last else None
 
 
 class Upstream:
@@ -97,9 +105,7 @@ def whole(asked: Asked) -> list[Step]:
     """A good server with an entity tag and ranges."""
     if asked.start is None:
         return [head(content_length=SIZE, etag=ETAG, accept_ranges="bytes"), DATA if asked.method == "GET" else b""]
-    rest = DATA[asked.start :]
-    if asked.headers["range"] == "bytes=0-0":
-        rest = DATA[:1]
+    rest = DATA[asked.start : asked.stop]
     return [head(206, content_length=len(rest), etag=ETAG, content_range=content_range(asked.start, rest)), rest]
 
 
@@ -114,14 +120,18 @@ async def source() -> AsyncIterator[HttpSource]:
         yield HttpSource(client, skip_limit_bytes=100_000)
 
 
-async def read(source: HttpSource, url: str, offset: int = 0, validator: str | None = None) -> tuple[bytes, SourceInfo]:
-    async with source.open(SourceRequest(url, offset=offset, validator=validator)) as stream:
+async def read(
+    source: HttpSource, url: str, offset: int = 0, validator: str | None = None, length: int | None = None
+) -> tuple[bytes, SourceInfo]:
+    async with source.open(SourceRequest(url, offset=offset, length=length, validator=validator)) as stream:
         return b"".join([chunk async for chunk in stream]), stream.info
 
 
-async def failure(source: HttpSource, url: str, offset: int = 0, validator: str | None = None) -> SourceError:
+async def failure(
+    source: HttpSource, url: str, offset: int = 0, validator: str | None = None, length: int | None = None
+) -> SourceError:
     with pytest.raises(SourceError) as caught:
-        await read(source, url, offset, validator)
+        await read(source, url, offset, validator, length)
     return caught.value
 
 
@@ -192,7 +202,8 @@ async def test_ticket_headers_arrive_but_for_those_that_change_the_answer(source
 async def test_any_status_but_200_is_gone_and_named(status: int, source: HttpSource) -> None:
     async with upstream(lambda asked: [head(status, content_length=0 if status > 205 else None)]) as server:
         error = await failure(source, server.url)
-    assert (type(error), str(error)) == (SourceGone, f"status {status}")
+    assert isinstance(error, SourceGone)
+    assert (str(error), error.upstream_status) == (f"status {status}", status)
 
 
 # Upstreams that break or lie
@@ -324,6 +335,14 @@ async def test_offset_without_validator_is_refused_before_any_request(source: Ht
     assert server.asked == []
 
 
+async def test_offset_without_validator_is_read_for_who_answers_for_the_version(source: HttpSource) -> None:
+    async with upstream(whole) as server:
+        async with source.open(SourceRequest(server.url, offset=1000, unproven=True)) as stream:
+            assert b"".join([chunk async for chunk in stream]) == DATA[1000:]
+    assert server.asked[0].headers["range"] == "bytes=1000-"
+    assert not {"if-range", "if-unmodified-since"} & server.asked[0].headers.keys()
+
+
 PART = DATA[1000:]
 
 
@@ -381,6 +400,84 @@ async def test_other_version_at_the_start_is_told(source: HttpSource) -> None:
         assert (await read(source, server.url, 0, ETAG))[0] == DATA
 
 
+# Lengths
+
+
+@pytest.mark.parametrize("length", [1, 500, SIZE * 2])
+@pytest.mark.parametrize(("offset", "validator"), [(0, None), (0, ETAG), (1000, ETAG)])
+async def test_length_is_read_by_range_on_condition(
+    offset: int, validator: str | None, length: int, source: HttpSource
+) -> None:
+    async with upstream(whole) as server:
+        data, info = await read(source, server.url, offset, validator, length)
+    assert (data, info.size_bytes, info.ranges) == (DATA[offset : offset + length], SIZE, True)
+    assert server.asked[0].headers["range"] == f"bytes={offset}-{offset + length - 1}"
+    assert server.asked[0].headers.get("if-range") == validator
+
+
+async def test_date_is_a_condition_of_a_length_too(source: HttpSource) -> None:
+    answer = head(206, content_length=10, last_modified=OLD, date=NOW, content_range=content_range(0, DATA[:10]))
+    async with upstream(lambda asked: [answer, DATA[:10]]) as server:
+        assert (await read(source, server.url, 0, OLD, 10))[0] == DATA[:10]
+    assert server.asked[0].headers["if-unmodified-since"] == OLD
+
+
+@pytest.mark.parametrize("framing", [{"content_length": SIZE}, {}], ids=["length", "close"])
+@pytest.mark.parametrize("offset", [0, 70_001])
+async def test_length_of_a_server_without_ranges_is_cut(
+    offset: int, framing: dict[str, int], source: HttpSource
+) -> None:
+    async with upstream(lambda asked: [head(etag=ETAG, **framing), DATA]) as server:
+        data, info = await read(source, server.url, offset, ETAG, 1000)
+    assert (data, info.size_bytes) == (DATA[offset : offset + 1000], framing.get("content_length"))
+
+
+async def test_size_may_be_unknown_to_who_serves_a_length(source: HttpSource) -> None:
+    answer = head(206, etag=ETAG, content_length=10, content_range="bytes 5-14/*")
+    async with upstream(lambda asked: [answer, DATA[5:15]]) as server:
+        data, info = await read(source, server.url, 5, ETAG, 10)
+    assert (data, info.size_bytes) == (DATA[5:15], None)
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+@pytest.mark.parametrize(
+    ("status", "fields", "expected"),
+    [
+        (206, {"etag": '"v2"', "content_length": 10, "content_range": (0, 9)}, SourceChanged),
+        (206, {"content_length": 10, "content_range": (0, 9)}, SourceChanged),
+        (200, {"etag": '"v2"', "content_length": SIZE}, SourceChanged),
+        (200, {"content_length": SIZE}, SourceChanged),
+        (412, {}, SourceChanged),
+        (416, {}, SourceChanged),
+        (206, {"etag": ETAG, "content_length": 10, "content_range": (1, 10)}, SourceFailed),
+        (206, {"etag": ETAG, "content_length": 11, "content_range": (0, 10)}, SourceFailed),
+        (206, {"etag": ETAG, "content_length": 5, "content_range": (0, 4)}, SourceFailed),
+        (206, {"etag": ETAG, "content_length": 11, "content_range": (0, 9)}, SourceFailed),
+        (206, {"etag": ETAG, "content_length": 9, "content_range": (0, 9)}, SourceFailed),
+        (206, {"etag": ETAG, "content_length": 10}, SourceFailed),
+        (404, {}, SourceGone),
+    ],
+)
+async def test_answer_that_is_not_the_part_asked_for_is_told(
+    status: int, fields: dict, expected: type[SourceError], offset: int, source: HttpSource
+) -> None:
+    if part := fields.get("content_range"):
+        fields = {**fields, "content_range": f"bytes {offset + part[0]}-{offset + part[1]}/{SIZE}"}
+    body = DATA[offset : offset + fields.get("content_length", 0)]
+    async with upstream(lambda asked: [head(status, **fields), body]) as server:
+        assert type(await failure(source, server.url, offset, ETAG, 10)) is expected
+
+
+async def test_connection_serves_one_length_after_the_other(source: HttpSource) -> None:
+    async with Files() as server:
+        url = server.add("/a", Resource(DATA, etag=ETAG))
+        for offset in range(0, SIZE, 10_000):
+            request = SourceRequest(url, offset=offset, length=10_000, validator=ETAG)
+            async with ResumingReader(source, request) as reader:
+                assert b"".join([chunk async for chunk in reader]) == DATA[offset : offset + 10_000]
+        assert {(asked.status, asked.connection) for asked in server.requests} == {(206, 1)}
+
+
 # Probing
 
 
@@ -429,8 +526,9 @@ async def test_probe_takes_what_the_server_gives(steps: list[Step], size: int | 
 @pytest.mark.parametrize("status", [204, 404, 416, 500])
 async def test_probe_of_what_is_not_there_is_gone(status: int, source: HttpSource) -> None:
     async with upstream(lambda asked: [head(status)]) as server:
-        with pytest.raises(SourceGone, match=f"status {status}"):
+        with pytest.raises(SourceGone, match=f"status {status}") as caught:
             await source.probe(SourceRequest(server.url))
+    assert caught.value.upstream_status == status
 
 
 async def test_probe_of_what_is_only_sent_encoded_fails(source: HttpSource) -> None:

@@ -90,6 +90,25 @@ async def test_break_is_resumed_at_the_missing_byte_of_the_same_version() -> Non
     ]
 
 
+async def test_what_a_source_sends_beyond_the_length_is_cut() -> None:
+    source = Breaking([])
+    data, reader = await read(source, SourceRequest("made:x", offset=10, length=24))
+    assert (data, reader.info.size_bytes, len(source.opened)) == (DATA[10:34], len(DATA), 1)
+
+
+async def test_break_is_resumed_with_what_is_missing_of_the_length() -> None:
+    source = Breaking([(100, SourceFailed("reset")), (50, SourceStalled("silent"))])
+    data, reader = await read(source, SourceRequest("made:x", offset=10, length=200))
+    assert (data, reader.resumed) == (DATA[10:210], 2)
+    assert [(request.offset, request.length) for request in source.opened] == [(10, 200), (110, 100), (160, 50)]
+
+
+async def test_break_after_the_length_is_nobodys_concern() -> None:
+    source = Breaking([(49, SourceFailed("reset"))])
+    data, reader = await read(source, SourceRequest("made:x", length=49))
+    assert (data, reader.resumed) == (DATA[:49], 0)
+
+
 async def test_client_and_headers_are_the_same_on_each_opening() -> None:
     source = Breaking([(100, SourceFailed("reset"))])
     request = SourceRequest("made:x", client=Client("1" * 32, "a"), headers={"X": "1"})
@@ -175,16 +194,21 @@ async def test_cancellation_during_a_pause_ends_it() -> None:
 
 
 @settings(deadline=None)
-@given(cuts=st.lists(st.integers(0, 300), max_size=5), offset=st.integers(0, 999))
-def test_any_cuts_give_the_same_bytes(cuts: list[int], offset: int) -> None:
+@given(
+    cuts=st.lists(st.integers(0, 300), max_size=5),
+    offset=st.integers(0, 999),
+    length=st.none() | st.integers(1, 1200),
+)
+def test_any_cuts_give_the_same_bytes(cuts: list[int], offset: int, length: int | None) -> None:
     source = Breaking([(cut, SourceFailed("cut")) for cut in cuts])
     policy = ResumePolicy(tries=5, first_s=0)
 
     async def run() -> bytes:
-        async with ResumingReader(source, SourceRequest("made:x", offset=offset), policy=policy) as reader:
+        request = SourceRequest("made:x", offset=offset, length=length)
+        async with ResumingReader(source, request, policy=policy) as reader:
             return b"".join([chunk async for chunk in reader])
 
-    assert asyncio.run(run()) == DATA[offset:]
+    assert asyncio.run(run()) == DATA[offset:][:length]
 
 
 @settings(deadline=None)

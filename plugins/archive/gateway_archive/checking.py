@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from pydantic import BaseModel
 
 from gateway_archive.lanes import Lanes
 from gateway_archive.names import NameRegistry, entry_name, folder_name, name_from_url
+from gateway_archive.probing import Answer, Prober
 from gateway_archive.report import public_url
 from gateway_archive.tickets import Item, Order
-from gateway_core import Client, Source, SourceError, SourceRequest
+from gateway_core import Client, Source, SourceInfo, SourceRequest
 
-PARALLEL = 16
 DEADLINE_S = 60.0
+_FOLDER = SourceInfo(size_bytes=0)
 
 
 class CheckedItem(BaseModel):
@@ -37,33 +37,24 @@ class CheckResult(BaseModel):
 
 
 async def check_order(order: Order, source: Source, client: Client, *, lanes: Lanes) -> CheckResult:
-    """Probe every item, 16 at a time, within a minute in all; what was not answered by then has timed out."""
-    names, limit = NameRegistry(), asyncio.Semaphore(PARALLEL)
+    """Probe every item, many at once, within a minute in all; what was not answered by then has timed out."""
+    names = NameRegistry()
     named = [(item, _name(item, names)) for item in order.items]
-
-    async def one(item: Item, name: str) -> CheckedItem:
-        known: dict[str, Any] = {"url": public_url(item.url), "name": name}
-        if item.is_folder:
-            return CheckedItem(**known, ok=True, size=0, type=None, reason=None)
-        request = SourceRequest(item.url, client=client, headers=item.headers or {})
-        try:
-            async with asyncio.timeout_at(deadline), limit:
-                await source.check(item.url, client)
-                async with lanes.enter(source.lane(item.url)):
-                    info = await source.probe(request)
-        except SourceError as exc:
-            reason = f"{exc.reason}: {exc.detail or exc.title}"
-            return CheckedItem(**known, ok=False, size=None, type=None, reason=reason)
-        except TimeoutError:
-            return CheckedItem(**known, ok=False, size=None, type=None, reason="stalled: no answer in time")
-        return CheckedItem(**known, ok=True, size=info.size_bytes, type=info.media_type, reason=None)
-
-    deadline = asyncio.get_running_loop().time() + DEADLINE_S
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(item, name)) for item, name in named]
-    items = [task.result() for task in tasks]
+    requests = [
+        SourceRequest(item.url, client=client, headers=item.headers or {}) for item in order.items if not item.is_folder
+    ]
+    answers = iter(await Prober(source, lanes, timeout_s=DEADLINE_S).ask(requests))
+    items = [_checked(item, name, _FOLDER if item.is_folder else next(answers)) for item, name in named]
     total = sum(item.size or 0 for item in items)
     return CheckResult(items=items, total_bytes=total, failed=sum(not item.ok for item in items))
+
+
+def _checked(item: Item, name: str, answer: Answer) -> CheckedItem:
+    known: dict[str, Any] = {"url": public_url(item.url), "name": name}
+    if isinstance(answer, SourceInfo):
+        return CheckedItem(**known, ok=True, size=answer.size_bytes, type=answer.media_type, reason=None)
+    reason = "stalled: no answer in time" if answer is None else f"{answer.reason}: {answer.detail or answer.title}"
+    return CheckedItem(**known, ok=False, size=None, type=None, reason=reason)
 
 
 def _name(item: Item, names: NameRegistry) -> str:

@@ -12,13 +12,15 @@ from gateway_core import Gateway, NotFound
 from gateway_core.cli import run
 
 DEMO = """\
-A first ZIP, from the built-in samples; paste these lines into another terminal:
+A first ZIP, from the built-in samples; its download is cut after 1000 bytes, and goes on. Paste these lines into
+another terminal:
 
   GATEWAY={url}
   ID=$(curl -s $GATEWAY/ticket/generate -H 'Authorization: {secret}' \\
     -d '{{"items": ["{url}/demo/hello.txt", {{"url": "{url}/demo/numbers.csv", "path": "data"}}]}}' \\
     | sed 's/.*"id": "\\([^"]*\\)".*/\\1/')
-  curl -so collection.zip $GATEWAY/ticket/$ID/download
+  curl -sr 0-999 -o collection.zip $GATEWAY/ticket/$ID/download
+  curl -sC - -o collection.zip $GATEWAY/ticket/$ID/download
   unzip -t collection.zip
 """
 

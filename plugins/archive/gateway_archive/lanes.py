@@ -6,17 +6,17 @@ import asyncio
 
 
 class Lanes:
-    """A semaphore a lane, made when it is first wanted and dropped when nobody holds or awaits it."""
+    """A semaphore a lane with ``limit`` places, made when first wanted and dropped when nobody holds or awaits it."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._lanes: dict[str, Lane] = {}
 
     def enter(self, key: str) -> Lane:
         """``async with lanes.enter(key)`` holds one of the lane's places; waits in order of arrival."""
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(self, key, self._limit)
+            lane = self._lanes[key] = Lane(self, key, self.limit)
         lane.users += 1
         return lane
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -59,7 +61,7 @@ def entry_name(raw_path: str, raw_name: str) -> str:
     end before the extension. Cleaning a result again changes nothing.
     """
     names = _parts(raw_name)
-    return _join(_parts(raw_path), names[-1] if names else FALLBACK_NAME)
+    return _join(_folders(raw_path), names[-1] if names else FALLBACK_NAME)
 
 
 def folder_name(raw_path: str) -> str:
@@ -126,6 +128,12 @@ def _parts(raw: str) -> list[str]:
     return [part for raw_part in text.split("/") if (part := _clean(raw_part))]
 
 
+@lru_cache(64)
+def _folders(raw_path: str) -> Sequence[str]:
+    """Its parts: many files in a row share their path."""
+    return _parts(raw_path)
+
+
 def _clean(part: str) -> str:
     if _DRIVE.fullmatch(part):
         return ""
@@ -154,7 +162,7 @@ def _cut(text: str, limit_bytes: int) -> str:
     return encoded[:limit_bytes].decode(errors="ignore").rstrip(". ")
 
 
-def _join(folders: list[str], name: str) -> str:
+def _join(folders: Sequence[str], name: str) -> str:
     kept, length = [], len(name.encode())
     for folder in folders:
         length += len(folder.encode()) + 1

@@ -32,6 +32,7 @@ class Aborted(SourceError):
 class Tally:
     """What has become of a download so far."""
 
+    entry: str = ""
     packed: int = 0
     source_bytes: int = 0
     failures: list[Failure] = field(default_factory=list)
@@ -95,6 +96,7 @@ class Packer:
     async def _file(self, item: Item, number: int) -> None:
         name = self._names.file(entry_name(item.path or "", item.name or name_from_url(item.url)))
         await self._flush_unless_next(number)
+        self.tally.entry = name
         try:
             whole = await self._feed.take(number)
             if whole is None:

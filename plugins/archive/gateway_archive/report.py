@@ -43,13 +43,33 @@ def public_url(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def render_report(failures: Sequence[Failure], *, packed: int) -> bytes:
-    """UTF-8 text with CRLF line ends, so that every system's simplest editor shows it well."""
-    total = packed + len(failures)
-    lines = [
-        f"{len(failures)} of {total} files could not be downloaded and are missing in this archive.",
-        "",
-    ]
-    for failure in failures:
-        lines += [failure.name, f"    from {public_url(failure.url)}", f"    {failure.reason}", ""]
-    return "\r\n".join(lines).encode("utf-8", "replace")
+def render_report(failures: Sequence[Failure], *, packed: int, limit_bytes: int | None = None) -> bytes:
+    """UTF-8 text with CRLF line ends, so that every system's simplest editor shows it well.
+
+    With ``limit_bytes`` it is no longer than that: as many whole failures as fit, and a last line says how many more
+    there are. Where not even that line fits it is four words.
+    """
+    count = len(failures)
+    head = f"{count} of {packed + count} files could not be downloaded and are missing in this archive.\r\n".encode()
+    if limit_bytes is None:
+        return b"".join([head, *map(_paragraph, failures)])
+    texts, length, shown = [head], len(head), -1
+    for number in range(count + 1):
+        if length + len(_more(count - number)) <= limit_bytes:
+            shown = number
+        if number == count or length > limit_bytes:
+            break
+        texts.append(_paragraph(failures[number]))
+        length += len(texts[-1])
+    if shown < 0:
+        return b"Some files are missing.\r\n"[:limit_bytes]
+    return b"".join(texts[: shown + 1]) + _more(count - shown)
+
+
+def _paragraph(failure: Failure) -> bytes:
+    lines = f"\r\n{failure.name}\r\n    from {public_url(failure.url)}\r\n    {failure.reason}\r\n"
+    return lines.encode("utf-8", "replace")
+
+
+def _more(count: int) -> bytes:
+    return b"\r\n... and %d more\r\n" % count if count else b""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
 from pydantic import BaseModel, Field
 
-from gateway_archive.answers import as_upstream_failure, file_headers, send_file, send_zip, zip_headers
+from gateway_archive.answers import file_headers, send_item, send_now, send_single
+from gateway_archive.archive_answers import send_archive
+from gateway_archive.browsing import browsing_routes
 from gateway_archive.checking import CheckResult, check_order
+from gateway_archive.delivery.tracker import Tracker
 from gateway_archive.downloads import DOWNLOADS_KEY, Downloads
 from gateway_archive.errors import fpx_errors
-from gateway_archive.links import link_id, read_link
+from gateway_archive.links import StreamLink, link_id, read_link
+from gateway_archive.owning import owning_routes
 from gateway_archive.settings import ArchiveSettings
 from gateway_archive.tickets import GenerateRequest, Ticket, TicketType
 from gateway_archive.waiting import wait_for_turn
@@ -25,7 +31,7 @@ from gateway_core import (
     Kind,
     NotFound,
     Route,
-    SourceError,
+    SourceInfo,
     SourceRefused,
     SourceRequest,
     client_of,
@@ -48,6 +54,12 @@ class PageQuery(BaseModel):
     """Ten tickets a page, counted from 1."""
 
     page: int = Field(1, ge=1, le=10**9)
+
+
+class DownloadQuery(BaseModel):
+    """Which kind of archive; ignored for ``stream`` tickets."""
+
+    format: Literal["zip", "tar"] = "zip"
 
 
 class LinkQuery(BaseModel):
@@ -127,37 +139,28 @@ class ArchiveHandlers:
 
         Needs no secret, the id is the right to download. When no file can be had: 502 with the reasons.
         """
-        if request.method == hdrs.METH_HEAD:
-            return await self._head(request)
         downloads = self._downloads
+        format_name = validate(DownloadQuery, dict(request.query), location="query").format
         ticket = await downloads.store.get(request.match_info["id"])
-        async with downloads.admitted(ticket.id):
-            async with downloads.recorded(ticket):
-                if ticket.type is TicketType.STREAM:
-                    response = await self._stream(request, ticket)
-                else:
-                    response = await send_zip(request, downloads, ticket)
-            await downloads.completed(ticket)
-        return response
+        if request.method == hdrs.METH_HEAD:  # a link preview or a bot uses nothing up
+            if ticket.type is TicketType.STREAM:
+                return await self._stream(request, ticket)
+            tracker = downloads.archives.witness.tracker(ticket)
+            return await send_archive(request, downloads, ticket, tracker=tracker, format_name=format_name)
+        async with downloads.answering(ticket) as tracker:
+            if ticket.type is TicketType.STREAM:
+                response = await self._stream(request, ticket, tracker)
+                tracker.gave_all = response.status == 200
+            else:
+                response = await send_archive(request, downloads, ticket, tracker=tracker, format_name=format_name)
+            await send_now(request, response)
+            return response
 
-    async def _head(self, request: web.Request) -> web.StreamResponse:
-        """What a GET would say; a link preview or a bot uses nothing up."""
-        ticket = await self._downloads.store.get(request.match_info["id"])
-        if ticket.type is TicketType.STREAM:
-            return await self._stream(request, ticket)
-        return web.Response(headers=zip_headers(ticket))
-
-    async def _stream(self, request: web.Request, ticket: Ticket) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, ticket: Ticket, tracker: Tracker | None = None) -> web.StreamResponse:
         """The one file, or for HEAD what a GET would say of it."""
-        downloads, item = self._downloads, ticket.items[0]
+        item = ticket.items[0]
         name = ticket.options.filename or item.name
-        try:
-            async with await downloads.single(ticket) as reader:
-                headers = file_headers(reader.info, url=item.url, name=name)
-                response = await send_file(request, downloads, reader, headers=headers)
-        except SourceError as exc:
-            raise as_upstream_failure(exc) from exc
-        return response
+        return await send_item(request, self._downloads, ticket, item=item, name=name, tracker=tracker)
 
     async def wait(self, request: web.Request) -> web.StreamResponse:
         """Wait for a ticket's turn over a websocket: `{"position": 0, "available": false}`, at once and on each change.
@@ -188,13 +191,7 @@ class ArchiveHandlers:
         downloads = self._downloads
         async with downloads.admitted(link_id(request.match_info["token"])):
             source = SourceRequest(link.url, client=client, stall_s=downloads.settings.stall_timeout_s)
-            try:
-                async with downloads.stream(source) as reader:
-                    headers = file_headers(reader.info, url=link.url, name=None)
-                    headers |= {hdrs.CONTENT_TYPE: link.content_type} if link.content_type else {}
-                    return await send_file(request, downloads, reader, headers={**headers, **link.headers})
-            except SourceError as exc:
-                raise as_upstream_failure(exc) from exc
+            return await send_single(request, downloads, source, describe=partial(_link_headers, link))
 
 
 def archive_routes(gateway: Gateway) -> list[Route]:
@@ -241,6 +238,7 @@ def archive_routes(gateway: Gateway) -> list[Route]:
             handler=handlers.download,
             name="download",
             kind=Kind.STREAM,
+            query=DownloadQuery,
             media_type="application/zip",
             **capability,
         ),
@@ -262,7 +260,18 @@ def archive_routes(gateway: Gateway) -> list[Route]:
             media_type="application/octet-stream",
             **capability,
         ),
+        *browsing_routes(gateway),
+        *owning_routes(gateway),
     ]
+
+
+def _link_headers(link: StreamLink, info: SourceInfo) -> CIMultiDict[str]:
+    """The link's, in any case, in place of the file's."""
+    found = CIMultiDict(file_headers(info, url=link.url, name=None))
+    if link.content_type:
+        found[hdrs.CONTENT_TYPE] = link.content_type
+    found.update(link.headers)
+    return found
 
 
 def _iso(unix_s: float) -> str:

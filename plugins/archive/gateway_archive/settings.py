@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from gateway_core import PluginSettings, Seconds
@@ -24,4 +26,13 @@ class ArchiveSettings(PluginSettings):
     ahead_items: int = Field(8, ge=1, le=256, description="Files fetched ahead at once for one download")
     ahead_bytes: int = Field(16 * MIB, ge=MIB, description="Bytes fetched ahead for one download")
     stall_timeout_s: Seconds = Field(30.0, gt=0, description="A source that sends nothing for so long has failed")
+    probe: Literal["auto", "never"] = Field(
+        "auto", description="Ask sources for their sizes first, so that downloads have a length and can be resumed"
+    )
+    probe_timeout_s: Seconds = Field(10.0, gt=0, description="Longest wait for sizes; then it is streamed without them")
+    resume_unproven: bool = Field(
+        default=False, description="Let downloads be resumed although a source names no version of its bytes"
+    )
+    pad_bytes: int = Field(8 * MIB, ge=0, description="Lost bytes that are filled up rather than cut the download")
+    remember_s: Seconds = Field(2_592_000.0, ge=0, description="How long the CRC-32 of a file is remembered unused")
     resume_tries: int = Field(5, ge=0, description="How often a source that breaks off is continued")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, overload
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
@@ -15,12 +16,15 @@ from pydantic import TypeAdapter
 from gateway_archive.tables import tickets
 from gateway_archive.tickets import Item, Options, Order, Ticket, TicketType
 from gateway_core import Gateway, NotFound
+from gateway_core.auth.keyring import Keyring
 from gateway_core.db.sweep import sweep_rows
 
 PAGE_SIZE = 10
 _ITEMS = TypeAdapter(tuple[Item, ...])
 _KNOWN_OF_OPTIONS = set(Options.model_fields)
 _IN_THREAD_BYTES = 256 << 10
+_PART_ITEMS = 200
+_PARTS_KEPT = 16
 _HEAD = (tickets.c.id, tickets.c.client_id, tickets.c.type, tickets.c.created, tickets.c.expires, tickets.c.options)
 
 
@@ -70,6 +74,11 @@ class TicketStore:
             raise NotFound("Ticket not found")
         return _ticket(row)
 
+    async def exists(self, ticket_id: str) -> bool:
+        """Whether there is such a ticket, expired or not."""
+        async with self._gateway.db.read() as tx:
+            return bool(await tx.scalar(sa.select(sa.exists().where(tickets.c.id == ticket_id))))
+
     async def page(self, number: int, client_id: str | None) -> tuple[int, Sequence[Ticket]]:
         """How many tickets live, of one client or of all, and the ``number``-th ten of them, oldest first."""
         db = self._gateway.db
@@ -104,11 +113,52 @@ class TicketStore:
         return await sweep_rows(db, tickets, tickets.c.expires, before=db.now())
 
     def _seal(self, items: Sequence[Item]) -> str:
-        plain = _ITEMS.dump_json(tuple(items), exclude_defaults=True)
-        return self._gateway.keyring.encrypt(zlib.compress(plain, 1)).decode()
+        parts = (tuple(items[first : first + _PART_ITEMS]) for first in range(0, len(items), _PART_ITEMS))
+        return " ".join(_sealed(self._gateway.keyring, part) for part in parts)
 
-    def _unseal(self, token: str) -> tuple[Item, ...]:
-        return _ITEMS.validate_json(zlib.decompress(self._gateway.keyring.decrypt(token.encode())))
+    def _unseal(self, text: str) -> Sequence[Item]:
+        return _SealedItems(self._gateway.keyring, text)
+
+
+class _SealedItems(Sequence[Item]):
+    """Items as they are stored, some hundred decrypted and decoded when one of them is wanted; for all threads.
+
+    ``text`` has their tokens with spaces between: equally many items in each but the last. Tickets of earlier versions
+    have all in one.
+    """
+
+    def __init__(self, keyring: Keyring, text: str) -> None:
+        self._tokens = text.split(" ")
+        self._unsealed = partial(_unsealed, keyring)
+        self._part = lru_cache(_PARTS_KEPT)(self._unsealed)  # as many places as answers read of one ticket at once
+        self._part_items = len(self._part(self._tokens[0]))
+        self._count = (len(self._tokens) - 1) * self._part_items + len(self._part(self._tokens[-1]))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        found = range(self._count)[index]
+        if isinstance(found, range):
+            return [self[number] for number in found]
+        part, number = divmod(found, self._part_items)
+        return self._part(self._tokens[part])[number]
+
+    def __iter__(self) -> Iterator[Item]:
+        for token in self._tokens:
+            yield from self._unsealed(token)
+
+
+def _sealed(keyring: Keyring, items: tuple[Item, ...]) -> str:
+    return keyring.encrypt(zlib.compress(_ITEMS.dump_json(items, exclude_defaults=True), 1)).decode()
+
+
+def _unsealed(keyring: Keyring, token: str) -> tuple[Item, ...]:
+    return _ITEMS.validate_json(zlib.decompress(keyring.decrypt(token.encode())))
 
 
 async def _threaded(work: Any, value: Any) -> Any:

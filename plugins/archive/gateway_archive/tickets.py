@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Annotated, Any
@@ -41,8 +41,9 @@ class OnError(StrEnum):
 class Item:
     """One file of a ticket: ``url``, its ``name`` and folder ``path`` in the archive, headers for its own server.
 
-    An item without ``url`` whose ``path`` or ``name`` ends with ``/`` is an empty folder. ``size`` in bytes is what
-    the client believes; it counts against the limit of total bytes.
+    An item without ``url`` whose ``path`` or ``name`` ends with ``/`` is an empty folder. ``size`` in bytes, ``crc32``
+    and ``modified`` (Unix seconds) are what the client knows of the file; ``size`` counts against the limit of total
+    bytes.
     """
 
     url: str = ""
@@ -50,6 +51,8 @@ class Item:
     path: Annotated[str, Field(max_length=4096)] | None = None
     headers: dict[str, str] | None = field(default=None, repr=False)
     size: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    crc32: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
+    modified: Annotated[int, Field(ge=0, lt=1 << 40)] | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -84,7 +87,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A stored ticket. ``id`` is a UUID with dashes, times are Unix seconds; whoever knows the id may download."""
+    """A stored ticket. ``id`` is a UUID with dashes, times are Unix seconds; whoever knows the id may download.
+
+    ``items`` may be decoded as they are asked for: quick one by one, all of many are work for a thread.
+    """
 
     id: str
     client_id: str
@@ -92,7 +98,7 @@ class Ticket:
     created: float
     expires: float
     options: Options
-    items: tuple[Item, ...] = field(default=(), repr=False)
+    items: Sequence[Item] = field(default=(), repr=False)
 
 
 class GenerateRequest(BaseModel):

@@ -1,7 +1,8 @@
 """Whose turn it is to download, for all processes on one database.
 
-A ticket waits, is granted a turn that it must take up within a minute, then is active. Rows are held for half a minute
-and renewed, so that a process that dies frees its places by itself.
+A ticket waits, is granted a turn that it must take up within a minute (half a minute after it last asked, where it only
+asks now and then), then is active. Rows are held for half a minute and renewed, so that a process that dies frees its
+places by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RENEW_S = 10.0
 TAKE_UP_S = 60.0
 WAITING, GRANTED, ACTIVE = "waiting", "granted", "active"
 _PASSERBY = "-"
-"""Holder of a place in the queue that nobody keeps a connection open for."""
+"""Holder of a place in the queue that nobody keeps a connection open for: of who does not ask again it is soon free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,16 @@ class Turns:
                 await self._enter(tx, mine, ticket_id=ticket_id, holder=waiter)
                 place = await self._grant(tx, ticket_id)
         return place
+
+    async def place(self, ticket_id: str) -> Place | None:
+        """Where a ticket stands, which changes nothing; None for one that does not wait and is not served."""
+        living = sa.select(turns).where(turns.c.until > self._gateway.db.now()).order_by(turns.c.number)
+        async with self._gateway.db.read() as tx:
+            rows = await tx.rows(living)
+        mine = {row.state for row in rows if row.ticket_id == ticket_id}
+        if mine & {GRANTED, ACTIVE}:
+            return Place(0, available=True)
+        return self._waiting_place(rows, ticket_id) if mine else None
 
     async def leave(self, ticket_id: str, waiter: str) -> None:
         """Give up the place in the queue."""
@@ -120,10 +131,18 @@ class Turns:
         """Grant free places to those who wait longest; says where the ticket stands then."""
         db = self._gateway.db
         rows = await tx.rows(sa.select(turns).order_by(turns.c.number))
-        free = max(0, self._limit - sum(row.state != WAITING for row in rows))
-        waiting = [row for row in rows if row.state == WAITING]
-        for row in waiting[:free]:
-            granted = {"state": GRANTED, "until": db.now() + TAKE_UP_S}
+        for row in [row for row in rows if row.state == WAITING][: self._free(rows)]:
+            until = row.until if row.holder == _PASSERBY else db.now() + TAKE_UP_S
+            granted = {"state": GRANTED, "until": until}
             await tx.execute(sa.update(turns).where(turns.c.id == row.id).values(granted))
-        position = next((i for i, row in enumerate(waiting) if row.ticket_id == ticket_id), 0)
+        return self._waiting_place(rows, ticket_id)
+
+    def _free(self, rows: Sequence[Any]) -> int:
+        taken = sum(1 for row in rows if row.state != WAITING)
+        return max(0, self._limit - taken)
+
+    def _waiting_place(self, rows: Sequence[Any], ticket_id: str) -> Place:
+        """Where a ticket that waits stands when all free places are taken by those who wait longest."""
+        waiting, free = [row.ticket_id for row in rows if row.state == WAITING], self._free(rows)
+        position = waiting.index(ticket_id) if ticket_id in waiting else 0
         return Place(max(0, position - free), available=position < free)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from gateway_archive.downloads import DOWNLOADS_KEY, Downloads
+from gateway_archive.ledger.sweeping import sweep_ledger, sweep_machine
 from gateway_archive.settings import ArchiveSettings
 from gateway_archive.turns import RENEW_S
 from gateway_core import Gateway, GatewayError
@@ -14,6 +15,7 @@ from gateway_core.observe.events import TICKET_EXPIRED
 from gateway_core.observe.logs import get_logger
 
 SWEEP_EVERY_S = 60.0
+SWEEP_MACHINE_EVERY_S = 3600.0
 
 log = get_logger("gateway.archive")
 
@@ -23,6 +25,7 @@ def sweeper(gateway: Gateway) -> Callable[[], Awaitable[None]]:
 
     async def sweep() -> None:
         count = await gateway.state[DOWNLOADS_KEY].store.sweep()
+        await sweep_ledger(gateway, gateway.section(ArchiveSettings).remember_s)
         if count:
             gateway.emit(TICKET_EXPIRED, count=count)
 
@@ -34,13 +37,24 @@ async def lifespan(gateway: Gateway) -> AsyncIterator[None]:
     """Downloads of this process; where there is a queue, its turns are renewed meanwhile."""
     downloads = Downloads(gateway, gateway.section(ArchiveSettings))
     gateway.state[DOWNLOADS_KEY] = downloads
-    renewing = asyncio.create_task(_renew(downloads), name="archive turns") if downloads.settings.queue else None
+    tasks = [asyncio.create_task(_sweep_machine(gateway), name="archive journals")]
+    if downloads.settings.queue:
+        tasks.append(asyncio.create_task(_renew(downloads), name="archive turns"))
     try:
         yield
     finally:
-        if renewing is not None:
-            renewing.cancel()
-            await asyncio.wait([renewing])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def _sweep_machine(gateway: Gateway) -> None:
+    while True:
+        try:
+            await sweep_machine(gateway)
+        except (GatewayError, OSError) as exc:
+            log.warning("journals were not swept", error=str(exc))
+        await asyncio.sleep(SWEEP_MACHINE_EVERY_S)
 
 
 async def _renew(downloads: Downloads) -> None:

@@ -34,6 +34,12 @@ MAX_BLOCK_BYTES: Final = 0xFFFF
 BLOCK_HEADER_BYTES: Final = 5
 """Stored deflate block: type byte, length, complement of the length."""
 
+MIN_GROWTH_BYTES: Final = 8
+"""Least bytes of a growth hint, the extra field of zeros that readers skip."""
+
+MAX_GROWTH_BYTES: Final = 60_000
+"""Most bytes of a growth hint: a whole central record should stay within 65,535 (4.4.10), and Java insists on it."""
+
 DOS_EPOCH: Final = 315_532_800
 """1980-01-01T00:00:00Z in Unix seconds, the first DOS date; an entry without a date gets it and no other timestamp."""
 
@@ -50,9 +56,14 @@ _END: Final = Struct("<4s4H2IH")  # 4.3.16
 _BLOCK: Final = Struct("<BHH")
 _ZIP64_EXTRA: Final = {count: Struct(f"<HH{count}Q") for count in (1, 2, 3)}  # 4.5.3
 _TIMESTAMP_EXTRA: Final = Struct("<HHBi")
+_GROWTH_HINT: Final = Struct("<4H")
+
+END_64_BYTES: Final = _END_64.size + _LOCATOR_64.size
+"""Bytes of the ZIP64 end record and its locator."""
 
 _ZIP64_ID: Final = 0x0001
 _TIMESTAMP_ID: Final = 0x5455
+_GROWTH_HINT_ID, _GROWTH_HINT_SIGNATURE = 0xA220, 0xA028  # 4.6.10
 _STORED, _DEFLATED = 0, 8
 _NEEDS_DEFAULT, _NEEDS_ZIP64 = 20, 45  # 4.4.3.2; 45 on every entry makes some readers refuse small archives
 _MADE_BY: Final = 3 << 8 | _NEEDS_ZIP64  # 4.4.2: 3 is Unix, so that the modes below are believed
@@ -141,9 +152,9 @@ def block_header(length: int, *, final: bool) -> bytes:
 
 def packed_bytes(entry: Entry) -> int | None:
     """Bytes of an entry's data in the archive; None where its size is unknown."""
-    if entry.size is None:
-        return None
-    return entry.size if entry.layout is Layout.KNOWN else stored_blocks_bytes(entry.size)
+    if entry.size is None or entry.crc32 is not None:
+        return entry.size
+    return stored_blocks_bytes(entry.size)
 
 
 def promises_zip64(entry: Entry) -> bool:
@@ -190,9 +201,9 @@ def descriptor(content: Content, *, zip64: bool) -> bytes:
 
 def descriptor_bytes(entry: Entry) -> int | None:
     """Length of an entry's descriptor, 0 where it has none; None where that depends on a size yet unknown."""
-    if entry.layout is Layout.OPEN:
+    if entry.size is None:
         return None
-    if entry.layout is Layout.KNOWN:
+    if entry.crc32 is not None:
         return 0
     return _DESCRIPTOR_64.size if promises_zip64(entry) else _DESCRIPTOR.size
 
@@ -205,9 +216,12 @@ def entry_bytes(entry: Entry) -> int | None:
     return local_header_bytes(entry) + packed + trailer
 
 
-def central_header(entry: Entry, content: Content, offset: int) -> bytes:
-    """An entry's record in the central directory (4.3.12); ``offset`` is where its local header begins."""
-    name, extra = entry.name.encode(), _central_extra(entry, content, offset)
+def central_header(entry: Entry, content: Content, offset: int, *, growth: int = 0) -> bytes:
+    """An entry's record in the central directory (4.3.12); ``offset`` is where its local header begins.
+
+    ``growth`` makes it longer by so many bytes, ``MIN_GROWTH_BYTES`` to ``MAX_GROWTH_BYTES``, that mean nothing.
+    """
+    name, extra = entry.name.encode(), _central_extra(entry, content, offset) + _growth_hint(growth)
     zip64 = content.needs_zip64 or offset >= MARKER_32
     header = _CENTRAL.pack(
         b"PK\x01\x02",
@@ -235,10 +249,13 @@ def central_header_bytes(entry: Entry, content: Content, offset: int) -> int:
     return _CENTRAL.size + len(entry.name.encode()) + len(_central_extra(entry, content, offset))
 
 
-def end_records(entries: int, directory_offset: int, directory_bytes: int, *, comment: bytes = COMMENT) -> bytes:
+def end_records(
+    entries: int, directory_offset: int, directory_bytes: int, *, comment: bytes = COMMENT, zip64: bool = False
+) -> bytes:
     """What stands after the central directory (4.3.14 to 4.3.16), ZIP64 only when one of the three numbers needs it.
 
-    Raises ValueError for a comment over 65,535 bytes.
+    ``zip64`` writes the ZIP64 records although nothing needs them, which no rule forbids (4.4.1.4). Raises ValueError
+    for a comment over 65,535 bytes.
     """
     if len(comment) > MARKER_16:
         raise ValueError("an archive comment has at most 65,535 bytes")
@@ -253,7 +270,7 @@ def end_records(entries: int, directory_offset: int, directory_bytes: int, *, co
         min(directory_offset, MARKER_32),
         len(comment),
     )
-    if not _end_needs_zip64(entries, directory_offset, directory_bytes):
+    if not zip64 and not end_needs_zip64(entries, directory_offset, directory_bytes):
         return end + comment
     end_64 = _END_64.pack(
         b"PK\x06\x06",
@@ -273,8 +290,13 @@ def end_records(entries: int, directory_offset: int, directory_bytes: int, *, co
 
 def end_records_bytes(entries: int, directory_offset: int, directory_bytes: int, *, comment: bytes = COMMENT) -> int:
     """Length of ``end_records``."""
-    zip64 = _end_needs_zip64(entries, directory_offset, directory_bytes)
-    return (_END_64.size + _LOCATOR_64.size if zip64 else 0) + _END.size + len(comment)
+    zip64 = end_needs_zip64(entries, directory_offset, directory_bytes)
+    return (END_64_BYTES if zip64 else 0) + _END.size + len(comment)
+
+
+def end_needs_zip64(entries: int, directory_offset: int, directory_bytes: int) -> bool:
+    """Whether one of the three numbers does not fit the end record."""
+    return entries >= MARKER_16 or max(directory_offset, directory_bytes) >= MARKER_32
 
 
 def archive_bytes(entries: Iterable[Entry], *, comment: bytes = COMMENT) -> int | None:
@@ -332,5 +354,7 @@ def _timestamp(entry: Entry) -> bytes:
     return _TIMESTAMP_EXTRA.pack(_TIMESTAMP_ID, 5, 1, entry.modified)
 
 
-def _end_needs_zip64(entries: int, directory_offset: int, directory_bytes: int) -> bool:
-    return entries >= MARKER_16 or max(directory_offset, directory_bytes) >= MARKER_32
+def _growth_hint(length: int) -> bytes:
+    if not length:
+        return b""
+    return _GROWTH_HINT.pack(_GROWTH_HINT_ID, length - 4, _GROWTH_HINT_SIGNATURE, 0) + bytes(length - 8)

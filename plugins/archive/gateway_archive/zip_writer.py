@@ -12,6 +12,7 @@ from typing import Final
 from isal.isal_zlib import crc32
 
 from gateway_archive.zip_records import (
+    BLOCK_HEADER_BYTES,
     COMMENT,
     MARKER_32,
     MAX_BLOCK_BYTES,
@@ -31,20 +32,26 @@ Piece = bytes | memoryview
 """Bytes of the archive."""
 
 _DIRECTORY_PIECE_BYTES: Final = 1 << 16
+_FULL_BLOCK_HEADER: Final = block_header(MAX_BLOCK_BYTES, final=False)
 
 
 class StoredBlocks:
     """Frames data as stored deflate blocks (RFC 1951 3.2.4).
 
     With ``size`` (the data bytes there will be) every block but the last is full, whatever the chunks, and the last one
-    is marked final. Without, a block ends with its chunk and ``end`` adds an empty final one.
+    is marked final. Without, a block ends with its chunk and ``end`` adds an empty final one. ``resume_at`` goes on
+    there, below ``size``, with the header of the block in which that byte stands already written.
     """
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, *, resume_at: int | None = None) -> None:
         self._unopened = size  # data bytes that no block header has announced yet
         self._final = False
         self.missing = 0
         """Data bytes the open block still needs."""
+        if size is not None and resume_at is not None:
+            block_end = min(size, (resume_at // MAX_BLOCK_BYTES + 1) * MAX_BLOCK_BYTES)
+            self._unopened, self.missing = size - block_end, block_end - resume_at
+            self._final = block_end == size
         self.packed = 0
         """Bytes returned so far."""
 
@@ -67,6 +74,11 @@ class StoredBlocks:
         return b"" if self._final else self._header(0, final=True)
 
     def _open(self, available: int) -> bytes:
+        if self._unopened is not None and self._unopened > MAX_BLOCK_BYTES:  # as nearly all blocks of a large file
+            self._unopened -= MAX_BLOCK_BYTES
+            self.missing = MAX_BLOCK_BYTES
+            self.packed += BLOCK_HEADER_BYTES
+            return _FULL_BLOCK_HEADER
         self.missing = min(MAX_BLOCK_BYTES, available if self._unopened is None else self._unopened)
         if self._unopened is not None:
             self._unopened -= self.missing

@@ -69,7 +69,7 @@ class BlocksSource:
                 raise SourceChanged("the file is another version now")
             if request.offset > file.identity.size_bytes:
                 raise SourceChanged(f"the file ends before byte {request.offset}")
-            yield _FileStream(file, info, request.offset)
+            yield _FileStream(file, info, request)
 
     async def _open(self, path: UrlPath) -> OpenFile:
         if SERVICE_KEY not in self._gateway.state:
@@ -88,22 +88,25 @@ class BlocksSource:
 
 
 class _FileStream:
-    """An open file from an offset on."""
+    """The part of an open file that is asked for."""
 
-    def __init__(self, file: OpenFile, info: SourceInfo, offset: int) -> None:
+    def __init__(self, file: OpenFile, info: SourceInfo, request: SourceRequest) -> None:
         self.info = info
         self._file = file
-        self._offset = offset
+        self._offset = request.offset
+        size, length = file.identity.size_bytes, request.length
+        self._end = size if length is None else min(size, request.offset + length)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size, offset = self._file.identity.size_bytes, self._offset
-        while offset < size:
+        known, offset = self._file.identity, self._offset
+        while offset < self._end:
+            count = min(_CHUNK_BYTES, self._end - offset)
             try:
-                chunk = await asyncio.to_thread(os.pread, self._file.fd, min(_CHUNK_BYTES, size - offset), offset)
+                chunk = await asyncio.to_thread(os.pread, self._file.fd, count, offset)
             except OSError as error:
                 raise SourceFailed(f"the file cannot be read: {error.strerror}") from error
             now = os.fstat(self._file.fd)
-            if not chunk or (now.st_size, now.st_mtime_ns) != (size, self._file.identity.mtime_ns):
+            if not chunk or (now.st_size, now.st_mtime_ns) != (known.size_bytes, known.mtime_ns):
                 raise SourceChanged("the file changed while it was read")
             offset += len(chunk)
             yield chunk

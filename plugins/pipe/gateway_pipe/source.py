@@ -44,7 +44,7 @@ class PipeSource:
     """What GET of a noun gives: ``pipe:node1/file//report.pdf?version=2``, percent-encoded as in a URL.
 
     The client needs the scope ``pipe:call:<node>``; where calls need no client neither do these. Only code 0 is
-    content. Handlers' answers have no versions, so that a broken one is begun anew and never resumed.
+    content. Handlers' answers have no versions, so that a broken one is begun anew and never resumed; they come whole.
     """
 
     def __init__(self, gateway: Gateway) -> None:

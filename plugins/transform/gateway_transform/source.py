@@ -52,7 +52,8 @@ class JobSource:
     """Files of results by path: ``job:<id>/folder/page.pdf``, percent-encoded as in a URL.
 
     The client needs the scope ``transform:run`` and must own the job; where jobs need no client neither do their files.
-    A result is read from its start up to the file, and to its end before the last byte counts, so that damage is told.
+    A result is read from its start up to the file, and to its end before the last byte counts, so that damage is told:
+    more than ``SourceRequest.length`` comes.
     """
 
     def __init__(self, gateway: Gateway) -> None:

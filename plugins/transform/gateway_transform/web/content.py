@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ class ObjectContent:
     storage: Storage
     key: str
     size_bytes: int
+
+    async def prepare(self, parts: Sequence[ByteRange]) -> None:
+        """See Content; the storage is asked for one part at a time."""
 
     async def read(self, part: ByteRange) -> bytes | bytearray:
         """See Content."""

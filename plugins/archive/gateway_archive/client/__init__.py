@@ -1,0 +1,1 @@
+"""``gateway archive``: makes a ticket, downloads it over connections that break, and checks it."""
