@@ -236,3 +236,12 @@ async def test_journals_that_cannot_be_read_are_in_nobodys_way(stand: Stand):
     (folder / ticket).write_bytes(b"")
     assert (await stand.download(ticket)).entries.keys() == {"file"}
     assert (await stand.download(ticket)).entries.keys() == {"file"}
+
+
+async def test_answers_that_stand_at_the_same_place_are_told_apart(stand: Stand):
+    archive = await opened(stand, await stand.ticket(stand.add("/same", 10)))
+    with archive.serving(9) as first:
+        with archive.serving(9):
+            pass
+        assert archive.served[0] is first
+    assert archive.served == []

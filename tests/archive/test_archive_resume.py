@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import random
 import tarfile
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway_core.testing.upstream_answer import Generated
+from gateway_core.testing.upstream_answer import Generated, Resource
+from gateway_core.testing.upstream_behaviour import Stall
 from tests.archive.conftest import IMPATIENT
 from tests.archive.stand import MIB, Answer, Stand, standing
 
@@ -156,3 +158,10 @@ async def test_second_ticket_knows_the_checksums_of_the_first(stand: Stand):
     assert sized.entries == known.entries
     methods = [zipfile.ZipFile(io.BytesIO(answer.body)).infolist()[0].compress_type for answer in (sized, known)]
     assert methods == [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED]
+
+
+async def test_bytes_of_a_slow_source_go_out_as_they_come(stand: Stand):
+    url = stand.add("/slow.bin", Resource(Generated(3 * MIB, seed="slow")), Stall(after=1000, times=1))
+    ticket = await stand.ticket({"url": url, "size": 3 * MIB})
+    async with stand.downloading(ticket) as answer, asyncio.timeout(10):
+        assert await answer.content.readexactly(1000)

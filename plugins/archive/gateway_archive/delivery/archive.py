@@ -18,7 +18,7 @@ from gateway_core import Client, SourceChanged, SourceFailed, SourceInfo, Source
 _LEARNED_AT_ONCE = 2000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Serving:
     """Where one answer stands: the entry and source byte it gives next, and the entry with which it ends.
 

@@ -88,16 +88,18 @@ class Recorder:
         segment = Segment(self._entry, self._start, self._position - self._start, self._crc32)
         if not segment.length:
             return
-        if self._lasting:
-            self._closed.append(segment)
-            self._keep(segment)
         self._start, self._crc32 = self._position, 0
         if self._alone and segment.length == self._archive.frozen.size(segment.entry):
             self.own[segment.entry] = segment.crc32
+        segments = self._archive.segments
+        before = segments.version
         try:
-            self._archive.segments.add(segment)
+            segments.add(segment)
         except Contradiction:
             if not self._alone:
                 raise
-            self._archive.segments.forget(segment.entry)
-            self._archive.segments.add(segment)
+            segments.forget(segment.entry)
+            segments.add(segment)
+        if self._lasting and segments.version != before:  # else others had it
+            self._closed.append(segment)
+            self._keep(segment)

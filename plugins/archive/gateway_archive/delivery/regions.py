@@ -162,8 +162,7 @@ class Regions:
                         raise SourceFailed("it sent more than it announced")
                     self._came(entry, chunk, last=not left)
                     self._data(part, chunk, here)
-                    if self._pending_bytes >= BATCH_BYTES:
-                        yield self._take()
+                    yield self._take()  # a slow source is no reason for silence
                     if not left:
                         return
             finally:
@@ -193,11 +192,12 @@ class Regions:
         self._recorder.data(chunk)
         if not last:
             return
-        self._recorder.end()
         archive, frozen = self._archive, self._archive.frozen[entry]
+        known = archive.crc32(entry)
+        self._recorder.end()
         self._tracker.entry = frozen.name
         found = archive.crc32(entry)
-        if found is not None and frozen.crc32 is None and frozen.validator is not None:
+        if known is None and found is not None and frozen.validator is not None:
             self._tracker.learn(frozen, found)
 
     async def _tail(self, first: int, end: int) -> AsyncGenerator[Sequence[Piece], None]:

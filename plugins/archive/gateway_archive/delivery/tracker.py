@@ -130,7 +130,6 @@ class Tracker:
 
     async def save(self, state: str = RUNNING) -> None:
         """Write down what is new; raises DatabaseError."""
-        await self.save_sums()
         new, self._new = self._new, []
         if new:
             await self._stores.learned.learn(await asyncio.to_thread(self._keyed, new))
@@ -142,7 +141,12 @@ class Tracker:
             entry=self.entry,
             failures=len(self.failures),
         )
-        await self._stores.responses.save(self._response)
+        sums, row = await asyncio.gather(
+            self.save_sums(), self._stores.responses.save(self._response), return_exceptions=True
+        )
+        for error in (sums, row):
+            if error is not None:
+                raise error
 
     async def save_sums(self) -> None:
         """Write down the CRC-32s so far; raises DatabaseError."""

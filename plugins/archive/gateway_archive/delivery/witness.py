@@ -14,6 +14,7 @@ from gateway_archive.ledger.layouts import Layouts
 from gateway_archive.ledger.learned import Learned, key_of
 from gateway_archive.ledger.responses import Responses
 from gateway_archive.ledger.segments import SegmentStore
+from gateway_archive.ledger.together import Together
 from gateway_archive.report import Failure
 from gateway_archive.settings import ArchiveSettings
 from gateway_archive.store import TicketStore
@@ -33,9 +34,10 @@ class Witness:
     """Takes down what was served, lost or found wanting, and tells what others took down."""
 
     def __init__(self, gateway: Gateway, settings: ArchiveSettings) -> None:
-        self.layouts, self.responses = Layouts(gateway), Responses(gateway)
+        together = Together(gateway.db)
+        self.layouts, self.responses = Layouts(gateway), Responses(gateway, together)
         self.tickets = TicketStore(gateway, ttl_s=settings.ticket_ttl)
-        self.sums, self.learned = SegmentStore(gateway), Learned(gateway, settings.remember_s)
+        self.sums, self.learned = SegmentStore(gateway, together), Learned(gateway, settings.remember_s)
         self._instance = gateway.instance
         self._folder = gateway.settings.data_dir / "archive"
 

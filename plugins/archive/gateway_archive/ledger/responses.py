@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from gateway_archive.ledger.together import Together
 from gateway_archive.tables import responses
 from gateway_core import Gateway
 from gateway_core.db.transaction import Transaction
@@ -53,8 +54,8 @@ class Response:
 class Responses:
     """The answers of all processes; methods raise DatabaseError."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._db = gateway.db
+    def __init__(self, gateway: Gateway, together: Together | None = None) -> None:
+        self._db, self._together = gateway.db, together or Together(gateway.db)
 
     async def save(self, response: Response) -> None:
         """Store how it stands now; to be called at its begin, every second and at its end."""
@@ -76,8 +77,7 @@ class Responses:
             "began": now,
         }
         put = self._db.insert(responses).values({**fixed, **changes})
-        async with self._db.write() as tx:
-            await tx.execute(put.on_conflict_do_update(index_elements=[responses.c.id], set_=changes))
+        await self._together.put(put.on_conflict_do_update(index_elements=[responses.c.id], set_=changes))
 
     async def of(self, ticket_id: str, limit: int = 20) -> list[Response]:
         """The last answers for a ticket, newest first; one whose process died while it ran reads as ABORTED."""

@@ -12,6 +12,7 @@ from zlib import crc32
 import sqlalchemy as sa
 
 from gateway_archive.layout.model import Segment
+from gateway_archive.ledger.together import Together
 from gateway_archive.tables import segments as table
 from gateway_core import Gateway
 
@@ -46,8 +47,8 @@ def unpack(packed: bytes) -> Iterator[Segment]:
 class SegmentStore:
     """Segments in one gateway's database, many to a row; methods raise DatabaseError."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._db = gateway.db
+    def __init__(self, gateway: Gateway, together: Together | None = None) -> None:
+        self._db, self._together = gateway.db, together or Together(gateway.db)
 
     async def save(self, pack_id: str, ticket_id: str, etag: str, *, segments: Sequence[Segment]) -> None:
         """Make ``segments`` all that the row ``pack_id`` (32 hex digits, of one writer) holds."""
@@ -59,8 +60,7 @@ class SegmentStore:
         row = {"id": pack_id, "ticket_id": ticket_id, "etag": etag, "updated": now, "packed": packed}
         put = self._db.insert(table).values(row)
         changed = {"updated": now, "packed": packed}
-        async with self._db.write() as tx:
-            await tx.execute(put.on_conflict_do_update(index_elements=[table.c.id], set_=changed))
+        await self._together.put(put.on_conflict_do_update(index_elements=[table.c.id], set_=changed))
 
     async def load(self, ticket_id: str, etag: str, *, since: float = 0.0) -> tuple[Iterator[Segment], float]:
         """What was saved for a layout at ``since`` or later, and the time to give as ``since`` next.
