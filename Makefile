@@ -21,8 +21,8 @@ $(BIN)/.dev: pyproject.toml | $(BIN)/.serve
 serve: $(BIN)/.serve
 	@exec $(BIN)/gateway demo --port $(PORT) --data-dir var
 
-test: $(BIN)/.dev  # the processes that tests start must not compile every module anew
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow' $(ARGS)
+test: $(BIN)/.dev  # the processes that tests start must not compile every module anew; contracts are in `check`
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow' --ignore tests/contracts $(ARGS)
 
 check: $(BIN)/.dev
 	$(BIN)/ruff check $(CODE)
