@@ -125,10 +125,9 @@ async def send_representation(
 ) -> web.StreamResponse:
     """Answer GET and HEAD as RFC 9110 says, any other method with the whole.
 
-    A client that takes nothing for ``stall_s`` is cut,
-    and so is every client when the content fails once the head is out. Raises PreconditionFailed, RangeNotSatisfiable,
-    ClientGone, Unavailable when the content cannot be read, SourceError when that shows after the head, StorageError,
-    and what opening the content and preparing it raise.
+    A client that takes nothing for ``stall_s`` is cut, and so is every client when the content fails once the head is
+    out. Raises PreconditionFailed, RangeNotSatisfiable, ClientGone, Unavailable when the content cannot be read,
+    SourceError when that shows after the head, StorageError, and what opening the content and preparing it raise.
     """
     shown = representation.head()
     known = not_modified(request, representation.validators, shown)

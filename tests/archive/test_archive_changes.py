@@ -13,6 +13,7 @@ import pytest_asyncio
 import sqlalchemy as sa
 from aiohttp import ClientError
 
+from gateway_archive.delivery import archives
 from gateway_archive.tables import layouts
 from gateway_core.auth.keyring import Keyring
 from gateway_core.testing.upstream_answer import Generated, Resource
@@ -94,13 +95,15 @@ async def test_wget_never_joins_two_versions(stand: Stand, tmp_path: Path):
     assert part.read_bytes() == begin
 
 
-async def test_rest_of_an_archive_without_a_length_is_not_that_of_one_with_it(make_stand: MakeStand):
+async def test_rest_of_an_archive_without_a_length_is_not_that_of_one_with_it(
+    make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(archives, "UNSIZED_FOR_S", 0)
     async with make_stand({"probe": "auto", "probe_timeout_s": 0.2, "stall_timeout_s": 30}) as stand:
         ticket = await stand.ticket(stand.add("/late", SIZE, Stall(method="HEAD", times=1)))
         begin, _ = await begun(stand, ticket, MIB)
         assert begin.startswith(b"PK")
         assert (await stand.download(ticket, Range=f"bytes={MIB}-")).status == 409
-        stand.downloads.archives.forget_lately()
         etag = (await stand.call("HEAD", f"/ticket/{ticket}/download")).headers["ETag"]
         assert (await stand.download(ticket, Range=f"bytes={MIB}-")).status == 409
         assert (await stand.download(ticket, Range=f"bytes={MIB}-", **{"If-Range": etag})).status == 206
@@ -250,12 +253,14 @@ async def test_nothing_to_be_had_is_an_error(stand: Stand):
     }
 
 
-async def test_failed_file_that_is_there_again_comes_into_the_next_download(stand: Stand):
+async def test_failed_file_that_is_there_again_comes_into_the_next_download(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(archives, "ASK_AGAIN_AFTER_S", 0)
     ticket = await stand.ticket(stand.add("/late", 10, Status(404)), stand.add("/good", 10))
     first = await stand.download(ticket)
     assert exact(first).keys() == {"good", REPORT}
     assert (await stand.download(ticket)).headers["ETag"] == first.headers["ETag"]
-    stand.downloads.archives.forget_lately()
     stand.add("/late", 10)
     assert exact(await stand.download(ticket)).keys() == {"late", "good"}
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -34,6 +32,7 @@ from gateway_archive.client.talk import make_ticket
 from gateway_archive.client.verify import Content, verify
 from gateway_archive.report import REPORT_NAME
 from gateway_core.cli.remote import Remote
+from gateway_core.cli.signals import Stopped, stopped_by_signals
 from gateway_core.errors import GatewayError
 
 OK, SOME_MISSING = 0, 3
@@ -73,14 +72,6 @@ class Summary:
     error: str | None = None
 
 
-class Stopped(BaseException):
-    """SIGINT or SIGTERM came; not an Exception, so that nothing on the way takes it for a failure."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
-
-
 def carry_out(call: Call) -> int:
     """Do it; returns the exit code. Raises ConfigError for an order that is refused, ClientError when it failed.
 
@@ -109,24 +100,6 @@ def carry_out(call: Call) -> int:
         shown.close()
     _tell_json(call, run.summary)
     return code
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Raise Stopped where the program is when SIGINT or SIGTERM comes; those that are ignored stay so."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in handlers:
-            signal.signal(each, signal.SIG_DFL)  # a second one ends it at once
-        raise Stopped(number)
-
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-    handlers = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 class _Run:

@@ -26,7 +26,7 @@ from gateway_core.observe.logs import get_logger
 
 FORMATS: Mapping[str, type[ZipLayout | TarLayout]] = {"zip": ZipLayout, "tar": TarLayout}
 
-_UNSIZED_FOR_S = 30.0
+UNSIZED_FOR_S = 30.0
 _FAILED_FOR_S = 5.0
 _BROKEN_FOR_S = 600.0
 ASK_AGAIN_AFTER_S = 10.0
@@ -157,11 +157,6 @@ class Archives:
             self._remember((archive.ticket.id, archive.format_name), archive)
             return True
 
-    def forget_lately(self) -> None:
-        """Ask sources again that were found wanting a moment ago."""
-        for remembered in (self._unsized, self._failed, self._asked, self._broken):
-            remembered.clear()
-
     def broke_off(self, archive: Archive, entry: int, failure: Failure) -> None:
         """Leave it out of the next downloads: a source may look well and break off again and again."""
         self._broken.put((archive.ticket.id, archive.frozen[entry].item), failure, _BROKEN_FOR_S)
@@ -187,7 +182,7 @@ class Archives:
             self._failed.put(ticket.id, error, _FAILED_FOR_S)
             raise
         if frozen is None:
-            self._unsized.put(ticket.id, None, _UNSIZED_FOR_S)
+            self._unsized.put(ticket.id, None, UNSIZED_FOR_S)
         return await self._made(ticket, format_name, frozen, stamp=stamp)
 
     async def _made(

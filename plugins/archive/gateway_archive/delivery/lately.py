@@ -30,10 +30,6 @@ class Lately(Generic[KeyT, ValueT]):
         found = self._found.get(key)
         return None if found is None else found[1]
 
-    def clear(self) -> None:
-        """Remember nothing."""
-        self._found.clear()
-
     def items(self) -> Iterator[tuple[KeyT, ValueT]]:
         """All that is remembered."""
         self._expire()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO
 
 import click
 
 from gateway_core.cli.remote import Remote
+from gateway_core.cli.signals import Stopped, stopped_by_signals
 from gateway_core.errors import GatewayError
 from gateway_transform.client.line import Body
 from gateway_transform.client.model import ClientError, Status, printable, size_text
@@ -50,14 +48,6 @@ class Order:
     force: bool = False
 
 
-class Stopped(BaseException):
-    """SIGINT or SIGTERM came; not an Exception, so that nothing on the way takes it for a failure."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
-
-
 def carry_out(order: Order) -> int:
     """Do it; returns the exit code. Raises ConfigError for what cannot be sent, ClientError when it broke on the way.
 
@@ -75,24 +65,6 @@ def carry_out(order: Order) -> int:
         raise ClientError(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror)) from exc
     finally:
         progress.close()
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Raise Stopped where the program is when SIGINT or SIGTERM comes; those that are ignored stay so."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in handlers:
-            signal.signal(each, signal.SIG_DFL)  # a second one ends it at once
-        raise Stopped(number)
-
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-    handlers = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 class _Run:
