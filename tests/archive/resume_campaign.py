@@ -245,7 +245,8 @@ class Stage:
         proxy.passed, proxy.faults, proxy.switching, proxy.one_by_one = [], [], switching, one_by_one
         mean_bytes = max(1, order.size_bytes * 4 // (5 * (len(cuts) + 1)))
         proxy.cuts = Cuts(self.rng, list(cuts), mean_bytes)
-        await client(f"http://127.0.0.1:{proxy.port}/ticket/{order.ticket}/download?format={format_name}", file)
+        proxy.target = f"/ticket/{order.ticket}/download?format={format_name}"
+        await client(f"http://127.0.0.1:{proxy.port}{proxy.target}", file)
         await self.upstream.wait_idle()
         upstream_bytes = sent_bytes(self.upstream) - before
         self.upstream.requests.clear()

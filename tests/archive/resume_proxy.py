@@ -126,11 +126,13 @@ class Proxy:
     """Stands before the nodes, passes on what they answer, and cuts it as ``cuts`` say.
 
     With ``one_by_one`` a request waits until nothing of the one before is fetched any more. ``faults`` are what no
-    server may do: break off by itself, promise no length, go on fetching for nobody.
+    server may do: break off by itself, promise no length, go on fetching for nobody. What a client of before still
+    asks for, which is not ``target``, is hung up on and counts for nothing.
     """
 
     def __init__(self, nodes: Sequence[Node], upstream: Upstream, rng: random.Random) -> None:
         self.port = 0
+        self.target = ""
         self.cuts = Cuts(rng)
         self.switching = 0.0
         self.one_by_one = False
@@ -149,7 +151,10 @@ class Proxy:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request; whether the connection can take another."""
         head = await reader.readuntil(b"\r\n\r\n")
-        passed = await self._begun(*_parsed(head))
+        line, headers = _parsed(head)
+        if line.split(" ")[1] != self.target:
+            return False
+        passed = await self._begun(line, headers)
         kills = passed.node.kills
         below, above = await asyncio.open_connection(sock=await _connected(passed.node.port))
         try:
